@@ -1,0 +1,111 @@
+"""Tests on a candidate's values: when a parameter exists, and which combinations may not be."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TypeGuard
+
+from paretax.errors import UsageError
+
+Scalar = bool | int | float | str
+
+
+@dataclass(frozen=True, kw_only=True)
+class OneOf:
+    """The value is one of these."""
+
+    values: tuple[Scalar, ...]
+
+    def holds(self, value: Scalar) -> bool:
+        """Whether the value passes; True and 1 are different values."""
+        return any(
+            v == value and isinstance(v, bool) == isinstance(value, bool) for v in self.values
+        )
+
+    def describe(self) -> str:
+        """The test in words."""
+        words = [str(v).lower() if isinstance(v, bool) else str(v) for v in self.values]
+        return f"= {words[0]}" if len(words) == 1 else f"in {', '.join(words)}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Between:
+    """The value is a number from `low` to `high`, both included; None leaves an end open."""
+
+    low: float | None = None
+    high: float | None = None
+
+    def holds(self, value: Scalar) -> bool:
+        """Whether the value passes; no string or bool does."""
+        if isinstance(value, bool | str):
+            return False
+        return (self.low is None or value >= self.low) and (self.high is None or value <= self.high)
+
+    def describe(self) -> str:
+        """The test in words."""
+        if self.low is not None and self.high is not None:
+            return f"from {self.low:g} to {self.high:g}"
+        return f">= {self.low:g}" if self.low is not None else f"<= {self.high:g}"
+
+
+Test = OneOf | Between
+
+
+@dataclass(frozen=True)
+class Clause:
+    """A conjunction of tests, one a parameter. A parameter that is not there fails its test."""
+
+    tests: tuple[tuple[str, Test], ...]
+
+    @classmethod
+    def make(cls, tests: Clause | Mapping[str, object] | None, where: str) -> Clause | None:
+        """From the form in which users write it; None stays None.
+
+        Args:
+            tests: parameter name to a value, a list of values or `{"min": a, "max": b}`.
+            where: what the clause belongs to, for the error.
+        """
+        if tests is None or isinstance(tests, Clause):
+            return tests
+        if not isinstance(tests, Mapping) or not tests:
+            raise UsageError(
+                f"{where}: a condition maps parameters to values, "
+                f"such as {{quantize: true}}, got {tests!r}"
+            )
+        return cls(tuple((str(name), _test(spec, where)) for name, spec in tests.items()))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The parameters that are tested."""
+        return tuple(name for name, _ in self.tests)
+
+    def holds(self, values: Mapping[str, Scalar]) -> bool:
+        """Whether every test passes on these values."""
+        return all(name in values and test.holds(values[name]) for name, test in self.tests)
+
+    def describe(self) -> str:
+        """The clause in words."""
+        return " and ".join(f"{name} {test.describe()}" for name, test in self.tests)
+
+
+def _is_scalar(value: object) -> TypeGuard[Scalar]:
+    return isinstance(value, bool | int | float | str)
+
+
+def _test(spec: object, where: str) -> Test:
+    if _is_scalar(spec):
+        return OneOf(values=(spec,))
+    if isinstance(spec, Mapping) and spec and set(spec) <= {"min", "max"}:
+        low, high = spec.get("min"), spec.get("max")
+        for end in (low, high):
+            if end is not None and (isinstance(end, bool) or not isinstance(end, int | float)):
+                raise UsageError(f"{where}: min and max must be numbers, got {end!r}")
+        if low is not None and high is not None and low > high:
+            raise UsageError(f"{where}: min must not exceed max, got min={low} and max={high}")
+        return Between(low=low, high=high)
+    if isinstance(spec, list | tuple) and spec and all(_is_scalar(v) for v in spec):
+        return OneOf(values=tuple(spec))
+    raise UsageError(
+        f"{where}: a test is a value, a list of values or {{min: a, max: b}}, got {spec!r}"
+    )

@@ -1,0 +1,86 @@
+"""What the modules of the dimensions share: the parameters that paretax itself understands.
+
+A dimension (training, pruning, quantization) declares its parameters as `Setting`s, and applies a
+ candidate's choice by a pure transform of its own. All other parameters go to the task's `build`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from paretax.errors import UsageError, unknown
+from paretax.spaces.parameters import Parameter, Value
+from paretax.spaces.space import Space
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """A parameter that paretax understands.
+
+    Args:
+        name: under which a space varies it.
+        default: its value where the space does not have it.
+        rule: the values that it may take, in words.
+        allows: whether it may take a value.
+    """
+
+    name: str
+    default: Value
+    rule: str
+    allows: Callable[[Value], bool]
+
+
+def is_number(value: Value) -> bool:
+    """Whether a value is a number, bools excluded."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def is_whole(value: Value) -> bool:
+    """Whether a value is a whole number, bools excluded."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def choose(settings: Iterable[Setting], config: Mapping[str, Any]) -> dict[str, Any]:
+    """The value of each setting: the config's, or its default."""
+    return {s.name: config.get(s.name, s.default) for s in settings}
+
+
+def check_space(
+    space: Space, settings: Iterable[Setting], task_defaults: Mapping[str, Any], task_name: str
+) -> None:
+    """Refuse a parameter that nothing would read, and a value that a setting does not allow.
+
+    Raises:
+        UsageError: names the parameter, the rule and the valid names.
+    """
+    known = {s.name: s for s in settings}
+    for name in task_defaults:
+        if name in known:
+            raise UsageError(
+                f"task {task_name!r} must not name a parameter {name!r}: paretax has one of that "
+                "name; rename it in the task's defaults"
+            )
+    for parameter in space:
+        if parameter.name in task_defaults:
+            continue
+        if parameter.name not in known:
+            valid = [*task_defaults, *known]
+            raise unknown("parameter", parameter.name, valid, f"the space of task {task_name!r}")
+        setting = known[parameter.name]
+        for value in _extremes(parameter):
+            if not setting.allows(value):
+                raise UsageError(
+                    f"parameter {parameter.name!r} must be {setting.rule}, but the space allows "
+                    f"{value!r}: change its values"
+                )
+
+
+def _extremes(parameter: Parameter) -> tuple[Value, ...]:
+    """The ends of an ordered range, all of a categorical's values."""
+    return (
+        parameter.grid(2)
+        if parameter.columns == 1 and hasattr(parameter, "low")
+        else (parameter.grid(parameter.cardinality or 2))
+    )

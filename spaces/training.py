@@ -1,0 +1,80 @@
+"""Training hyperparameters: the optimiser, its numbers, and how long."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from paretax.spaces.dimensions import Setting, is_number, is_whole
+
+_DIRECTIONS: Mapping[str, Callable[[], optax.GradientTransformation]] = {
+    "adamw": optax.scale_by_adam,
+    "lion": optax.scale_by_lion,
+    "sgd": lambda: optax.trace(decay=0.9, nesterov=True),
+}
+
+SETTINGS = (
+    Setting(
+        name="optimizer",
+        default="adamw",
+        rule=f"one of {', '.join(_DIRECTIONS)}",
+        allows=lambda v: v in _DIRECTIONS,
+    ),
+    Setting(
+        name="learning_rate",
+        default=1e-3,
+        rule="a positive number",
+        allows=lambda v: is_number(v) and float(v) > 0,
+    ),
+    Setting(
+        name="weight_decay",
+        default=0.0,
+        rule="a number of at least 0",
+        allows=lambda v: is_number(v) and float(v) >= 0,
+    ),
+    Setting(
+        name="batch_size",
+        default=128,
+        rule="a whole number of at least 1",
+        allows=lambda v: is_whole(v) and int(v) >= 1,
+    ),
+    Setting(
+        name="epochs",
+        default=20,
+        rule="a whole number of at least 1",
+        allows=lambda v: is_whole(v) and int(v) >= 1,
+    ),
+)
+
+
+def make_optimizer(
+    name: str,
+    learning_rate: jax.Array | float,
+    weight_decay: jax.Array | float,
+    steps: jax.Array | int,
+) -> optax.GradientTransformation:
+    """The update rule; the three numbers may be traced, so one program serves all of their values.
+
+    Weight decay is decoupled from the gradient for every optimiser (Loshchilov and Hutter, 2019,
+    arXiv:1711.05101, algorithm 2). The learning rate falls to zero along half a cosine
+    (Loshchilov and Hutter, 2017, arXiv:1608.03983, equation 5 without restarts).
+
+    Args:
+        name: "adamw" (Kingma and Ba, arXiv:1412.6980), "lion" (Chen et al., arXiv:2302.06675) or
+            "sgd" (Nesterov momentum 0.9).
+        learning_rate: at the first step.
+        weight_decay: the share of each weight that a step removes, times the learning rate.
+        steps: of the whole training.
+    """
+
+    def schedule(step: jax.Array) -> jax.Array:
+        return learning_rate * 0.5 * (1.0 + jnp.cos(jnp.pi * jnp.minimum(step / steps, 1.0)))
+
+    return optax.chain(
+        _DIRECTIONS[name](),
+        optax.add_decayed_weights(weight_decay),
+        optax.scale_by_learning_rate(schedule),
+    )

@@ -1,0 +1,1 @@
+"""Joint, hardware-aware, multi-objective search for efficient JAX/Flax models."""

@@ -1,0 +1,169 @@
+"""What a user supplies: data, a model, a loss and a metric."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import jax
+import numpy as np
+from flax import nnx
+
+from paretax.errors import UsageError
+
+Config = Mapping[str, Any]
+"""What `build` reads: parameter name to value; every name of `Task.defaults` is there."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """Examples and their targets.
+
+    Args:
+        inputs: array (examples, ...), no NaN.
+        targets: array (examples, ...); whole numbers are class labels.
+    """
+
+    inputs: np.ndarray
+    targets: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """The three splits. The search sees `train` and `validation`; `test` is for the final front.
+
+    Raises:
+        UsageError: an empty split, lengths or shapes that differ, NaN or infinity, or labels of a
+            single class.
+    """
+
+    train: Split
+    validation: Split
+    test: Split
+
+    def __post_init__(self) -> None:
+        shape = np.shape(self.train.inputs)[1:]
+        for name in ("train", "validation", "test"):
+            split: Split = getattr(self, name)
+            if len(split) == 0:
+                raise UsageError(f"the {name} split is empty: it needs at least one example")
+            if len(split.inputs) != len(split.targets):
+                raise UsageError(
+                    f"the {name} split must have as many targets as inputs, "
+                    f"got {len(split.targets)} and {len(split.inputs)}"
+                )
+            if np.shape(split.inputs)[1:] != shape:
+                raise UsageError(
+                    f"every split's examples must have one shape, got {np.shape(split.inputs)[1:]} "
+                    f"in {name} and {shape} in train"
+                )
+            for kind, array in (("inputs", split.inputs), ("targets", split.targets)):
+                numbers = np.asarray(array)
+                if numbers.dtype.kind == "f" and not np.isfinite(numbers).all():
+                    bad = int((~np.isfinite(numbers)).sum())
+                    raise UsageError(
+                        f"the {name} {kind} must be finite, got {bad} NaN or infinite values: "
+                        "impute or drop them in the task"
+                    )
+        labels = np.asarray(self.train.targets)
+        if labels.dtype.kind in "iub" and labels.ndim == 1 and len(np.unique(labels)) < 2:
+            raise UsageError(
+                f"the training labels must have at least two classes, got only {labels[0]}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metric:
+    """What a model is judged by.
+
+    Args:
+        name: the objective's name in configs and leaderboards, such as "accuracy".
+        direction: whether more or less of it is better.
+        compute: (outputs, targets) over a whole split, both with the examples first, to a float.
+        unit: shown beside the value.
+    """
+
+    name: str
+    direction: Literal["maximize", "minimize"]
+    compute: Callable[[np.ndarray, np.ndarray], float]
+    unit: str = ""
+
+
+@runtime_checkable
+class Task(Protocol):
+    """Model, data and metric. Any object with these members is one.
+
+    Attributes:
+        name: short, for titles and file names.
+        metric: see `Metric`.
+        defaults: the parameters that `build` reads, each with the value that it has where a
+            space does not vary it. A space may vary these and the ones that paretax knows.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def metric(self) -> Metric: ...
+
+    @property
+    def defaults(self) -> Config: ...
+
+    def data(self) -> Data:
+        """The arrays. Must return the same ones each time, in any process."""
+        ...
+
+    def build(self, config: Config, rngs: nnx.Rngs) -> Any:
+        """The model of a candidate.
+
+        Args:
+            config: `defaults`, with the candidate's values over them.
+            rngs: for a flax.nnx module's initial weights and dropout. A `build` without this
+                argument works too; an nnx module's initial weights are then its own affair, and
+                do not follow the trial's seed.
+
+        Returns:
+            A flax.nnx module, a flax.linen module, or a pair of functions
+            `(init(key, inputs) -> params, apply(params, inputs) -> outputs)`.
+        """
+        ...
+
+    def loss(self, outputs: jax.Array, targets: jax.Array) -> jax.Array:
+        """The scalar that training minimises, over a batch."""
+        ...
+
+
+def call_build(build: Callable[..., Any], config: Config, rngs: nnx.Rngs) -> Any:
+    """`build(config, rngs)`, or `build(config)` where it takes no more."""
+    if len(inspect.signature(build).parameters) == 1:
+        return build(config)
+    return build(config, rngs)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SupervisedTask:
+    """A `Task` from functions; see the protocol for what each of them is."""
+
+    name: str
+    metric: Metric
+    load: Callable[[], Data]
+    model: Callable[..., Any]
+    loss_function: Callable[[jax.Array, jax.Array], jax.Array]
+    defaults: Config
+
+    def data(self) -> Data:
+        """The arrays."""
+        return self.load()
+
+    def build(self, config: Config, rngs: nnx.Rngs) -> Any:
+        """The model of a candidate."""
+        return call_build(self.model, config, rngs)
+
+    def loss(self, outputs: jax.Array, targets: jax.Array) -> jax.Array:
+        """The scalar that training minimises."""
+        return self.loss_function(outputs, targets)
