@@ -195,7 +195,7 @@ def deploy(
             if recipe.weights_quantized and recipe.inputs_quantized:
                 y = product.run(x.astype(jnp.int8), weight, jnp.int32).astype(jnp.float32)
             else:
-                y = product.run(x, weight.astype(jnp.float32), jnp.float32)
+                y = product.run(x.astype(jnp.float32), weight.astype(jnp.float32), jnp.float32)
             quantized = recipe.weights_quantized or recipe.inputs_quantized
             return (y * step if quantized else y).astype(product.dtype)
 

@@ -96,9 +96,10 @@ def _is_scalar(value: object) -> TypeGuard[Scalar]:
 def _test(spec: object, where: str) -> Test:
     if _is_scalar(spec):
         return OneOf(values=(spec,))
-    if isinstance(spec, Mapping) and spec and set(spec) <= {"min", "max"}:
-        low, high = spec.get("min"), spec.get("max")
-        for end in (low, high):
+    ends = (spec.get("min"), spec.get("max")) if isinstance(spec, Mapping) else (None, None)
+    if isinstance(spec, Mapping) and set(spec) <= {"min", "max"} and ends != (None, None):
+        low, high = ends
+        for end in ends:
             if end is not None and (isinstance(end, bool) or not isinstance(end, int | float)):
                 raise UsageError(f"{where}: min and max must be numbers, got {end!r}")
         if low is not None and high is not None and low > high:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
@@ -16,6 +17,7 @@ from paretax.spaces.conditions import Clause
 Value = bool | int | float | str
 """What a parameter may hold: a JSON scalar (never null, NaN or infinity)."""
 
+_LARGEST = sys.float_info.max
 _JUMP = 0.15  # standard deviation of a local move, as a share of the parameter's range
 
 
@@ -79,10 +81,12 @@ def _check_name(name: object) -> None:
 
 
 def _check_range(name: str, low: float, high: float, log: bool, step: float | None) -> None:
+    if not isinstance(log, bool):
+        raise UsageError(f"parameter {name!r}: log must be true or false, got {log!r}")
     for key, number in (("low", low), ("high", high)):
         if isinstance(number, bool) or not isinstance(number, int | float):
             raise UsageError(f"parameter {name!r}: {key} must be a number, got {number!r}")
-        if not math.isfinite(number):
+        if not abs(number) <= _LARGEST:
             raise UsageError(f"parameter {name!r}: {key} must be finite, got {number}")
     if low > high:
         raise UsageError(
@@ -94,18 +98,20 @@ def _check_range(name: str, low: float, high: float, log: bool, step: float | No
             f"parameter {name!r}: a log scale needs low > 0, got {low}: raise low or drop log"
         )
     if step is not None:
-        if isinstance(step, bool) or not isinstance(step, int | float) or not step > 0:
+        number = isinstance(step, int | float) and not isinstance(step, bool)
+        if not number or not 0 < step <= _LARGEST:
             raise UsageError(f"parameter {name!r}: step must be a positive number, got {step!r}")
         if log:
             raise UsageError(f"parameter {name!r}: log and step exclude each other: drop one")
+    width = float(high) / float(low) if log else float(high) - float(low)
+    if math.isinf(width):
+        raise UsageError(f"parameter {name!r}: the range {low} .. {high} is too wide: narrow it")
 
 
 def _is_number(value: object) -> bool:
-    return (
-        isinstance(value, int | float | np.integer | np.floating)
-        and not isinstance(value, bool)
-        and math.isfinite(value)
-    )
+    if isinstance(value, float | np.floating):
+        return math.isfinite(value)
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
 
 
 def _jump(unit: float, rng: np.random.Generator) -> tuple[float, float]:
@@ -153,10 +159,13 @@ class _Numeric(AbstractParameter):
 
     def _from_unit(self, unit: float) -> float:
         unit = min(1.0, max(0.0, float(unit)))
+        if unit == 1.0:  # the sum below may miss it by rounding
+            return self.high
         if self.log:
             value = float(self.low * (self.high / self.low) ** unit)
-            return min(self.high, max(self.low, value))
-        return self.low + unit * (self.high - self.low)
+        else:
+            value = self.low + unit * (self.high - self.low)
+        return min(self.high, max(self.low, value))
 
     def encode(self, value: Value) -> tuple[float, ...]:
         return (self._to_unit(float(value)),)
@@ -169,8 +178,8 @@ class Float(_Numeric):
     def __post_init__(self) -> None:
         _check_name(self.name)
         _check_range(self.name, self.low, self.high, self.log, self.step)
-        object.__setattr__(self, "low", float(self.low))
-        object.__setattr__(self, "high", float(self.high))
+        object.__setattr__(self, "low", float(self.low) + 0.0)  # -0.0 becomes 0.0
+        object.__setattr__(self, "high", float(self.high) + 0.0)
         object.__setattr__(self, "when", Clause.make(self.when, f"parameter {self.name!r}"))
 
     @property
@@ -190,9 +199,10 @@ class Float(_Numeric):
     def canonical(self, value: object) -> float:
         if not _is_number(value):
             raise self._outside(value)
-        number = float(value)  # type: ignore[arg-type]  # checked by _is_number
-        if not self.low <= number <= self.high:
+        given: float = value.item() if isinstance(value, np.generic) else value  # type: ignore[assignment]
+        if not self.low <= given <= self.high:
             raise self._outside(value)
+        number = float(given) + 0.0  # -0.0 becomes 0.0
         if self.step is not None and not math.isclose(
             self._snap(number), number, rel_tol=1e-9, abs_tol=1e-12
         ):
@@ -205,6 +215,8 @@ class Float(_Numeric):
         return self._from_unit(rng.random())
 
     def grid(self, points: int) -> tuple[Value, ...]:
+        if self._steps is not None and points > self._steps:
+            return tuple(self._at(k) for k in range(self._steps + 1))
         count = points if self.cardinality is None else min(points, self.cardinality)
         units = np.linspace(0.0, 1.0, count) if count > 1 else [0.5]
         return tuple(dict.fromkeys(self._snap(self._from_unit(u)) for u in units))
@@ -251,9 +263,9 @@ class Integer(_Numeric):
         if not _is_number(value) or int(value) != value:  # type: ignore[call-overload]
             raise self._outside(value)
         number = int(value)  # type: ignore[call-overload]  # checked by _is_number
-        if not self.low <= number <= self.high or self._snap(number) != number:
+        if not self.low <= number <= self.high or (number - int(self.low)) % int(self.step or 1):
             raise self._outside(value)
-        return int(number)
+        return number
 
     def sample(self, rng: np.random.Generator) -> int:
         if self.log:  # each whole number has the share of the log scale that rounds to it
@@ -262,7 +274,9 @@ class Integer(_Numeric):
         return int(self.low) + int(self.step or 1) * int(rng.integers(self.cardinality))
 
     def grid(self, points: int) -> tuple[Value, ...]:
-        count = min(points, self.cardinality)
+        if points >= self.cardinality:
+            return tuple(range(int(self.low), int(self.high) + 1, int(self.step or 1)))
+        count = points
         units = np.linspace(0.0, 1.0, count) if count > 1 else [0.5]
         return tuple(dict.fromkeys(self._snap(self._from_unit(u)) for u in units))
 
@@ -292,13 +306,14 @@ class _Listed(AbstractParameter):
             )
         if not self.choices:
             raise UsageError(f"parameter {self.name!r}: choices is empty: list at least one value")
-        for choice in self.choices:
+        choices = tuple(c.item() if isinstance(c, np.generic) else c for c in self.choices)
+        object.__setattr__(self, "choices", choices)
+        for choice in choices:
             if not isinstance(choice, bool | str) and not _is_number(choice):
                 raise UsageError(
                     f"parameter {self.name!r}: a choice must be a string, a bool or a finite "
                     f"number, got {choice!r}"
                 )
-        object.__setattr__(self, "choices", tuple(self.choices))
         keys = [_typed(c) for c in self.choices]
         if len(set(keys)) < len(keys):
             raise UsageError(
@@ -326,6 +341,8 @@ class _Listed(AbstractParameter):
 
 def _typed(value: object) -> tuple[str, object]:
     """A key under which True, 1 and "1" differ, and 1 and 1.0 do not."""
+    if isinstance(value, np.generic):
+        value = value.item()
     if isinstance(value, bool):
         return ("bool", value)
     if isinstance(value, int | float):
@@ -386,7 +403,7 @@ class Ordinal(_Listed):
 
     def decode(self, numbers: Sequence[float]) -> Value:
         last = len(self.choices) - 1
-        return self.choices[min(last, max(0, round(float(numbers[0]) * last)))]
+        return self.choices[round(min(1.0, max(0.0, float(numbers[0]))) * last)]
 
 
 def _word(value: Value) -> str:

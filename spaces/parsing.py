@@ -51,7 +51,7 @@ def _parameter(name: str, spec: Any) -> Parameter:
             f"({', '.join(_TYPES)}), got {spec!r}"
         )
     kind = spec["type"]
-    if kind not in _TYPES:
+    if not isinstance(kind, str) or kind not in _TYPES:
         raise unknown("type", kind, _TYPES, f"parameter {name!r}")
     required, optional = _KEYS[kind]
     for key in spec:

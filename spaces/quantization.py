@@ -60,8 +60,9 @@ def largest_code(bits: jax.Array | int) -> jax.Array:
 
 
 def scale(largest: jax.Array, limit: jax.Array) -> jax.Array:
-    """The step of the grid that reaches `largest` at the code `limit`; 1 where all is zero."""
-    return jnp.where(largest > 0, largest / limit, 1.0)
+    """The step of the grid that reaches `largest` at the code `limit`; 1 where that is zero."""
+    step = largest / limit
+    return jnp.where(step > 0, step, 1.0)
 
 
 def codes(values: jax.Array, step: jax.Array, limit: jax.Array) -> jax.Array:

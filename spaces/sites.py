@@ -111,7 +111,7 @@ def find_sites(predict: Predict, params: Arrays, state: Arrays, inputs: Any) -> 
 def _collect(jaxpr: Jaxpr, names: dict[Var, str], uses: dict[str, list[Site | None]]) -> None:
     names = dict(names)
     for eqn in jaxpr.eqns:
-        if eqn.primitive.name == "convert_element_type" and (n := _name(eqn.invars[0], names)):
+        if _is_cast(eqn) and (n := _name(eqn.invars[0], names)):
             names[eqn.outvars[0]] = n
             continue
         called = _called(eqn)
@@ -132,6 +132,13 @@ def _collect(jaxpr: Jaxpr, names: dict[Var, str], uses: dict[str, list[Site | No
 
 def _name(var: Any, names: Mapping[Var, str]) -> str | None:
     return None if isinstance(var, Constant) else names.get(var)
+
+
+def _is_cast(eqn: JaxprEqn) -> bool:
+    """Whether it only changes the precision; to integers would round."""
+    return eqn.primitive.name == "convert_element_type" and bool(
+        jnp.issubdtype(eqn.params["new_dtype"], jnp.floating)
+    )
 
 
 def _called(eqn: JaxprEqn) -> Jaxpr | None:
@@ -222,7 +229,7 @@ def _run(
             with eqn.ctx.manager:
                 made = eqn.primitive.bind(*given, **eqn.primitive.get_bind_params(eqn.params))
             results = made if eqn.primitive.multiple_results else [made]
-        elif eqn.primitive.name == "convert_element_type":
+        elif _is_cast(eqn):
             names[eqn.outvars[0]] = str(named[0])
             results = given
         elif called is not None:

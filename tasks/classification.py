@@ -40,6 +40,10 @@ def split(
             f"got {validation} and {test}"
         )
     labels = np.asarray(labels)
+    if len(inputs) != len(labels):
+        raise UsageError(
+            f"there must be as many labels as inputs, got {len(labels)} and {len(inputs)}"
+        )
     classes, counts = np.unique(labels, return_counts=True)
     if len(classes) < 2:
         raise UsageError(f"the labels must have at least two classes, got only {classes}")
@@ -48,11 +52,22 @@ def split(
             f"each class needs an example in each of the three splits, got {counts.min()} of class "
             f"{classes[counts.argmin()]}"
         )
-    index = np.arange(len(labels))
-    rest, test_index = train_test_split(index, test_size=test, stratify=labels, random_state=seed)
-    train_index, validation_index = train_test_split(
-        rest, test_size=validation / (1 - test), stratify=labels[rest], random_state=seed
+    held_out, tested = (
+        max(len(classes), round(share * len(labels))) for share in (validation, test)
     )
+    index = np.arange(len(labels))
+    try:
+        rest, test_index = train_test_split(
+            index, test_size=tested, stratify=labels, random_state=seed
+        )
+        train_index, validation_index = train_test_split(
+            rest, test_size=held_out, stratify=labels[rest], random_state=seed
+        )
+    except ValueError as error:
+        raise UsageError(
+            f"each class needs an example in each of the three splits, and the shares {validation} "
+            f"for validation and {test} for test leave too few: lower them ({error})"
+        ) from error
     parts = (train_index, validation_index, test_index)
     train, held, final = (Split(inputs[np.sort(i)], labels[np.sort(i)]) for i in parts)
     return Data(train=train, validation=held, test=final)

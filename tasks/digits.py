@@ -44,7 +44,7 @@ class MLP(nnx.Module):
 
 def _load() -> Data:
     inputs, labels = load_digits(return_X_y=True)
-    return split((inputs / 16.0).astype(np.float32), labels.astype(np.int32))
+    return split((inputs / 16.0).astype(np.float32), labels.astype(np.int32), validation=0.15)
 
 
 def _build(config: Config, rngs: nnx.Rngs) -> MLP:

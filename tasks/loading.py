@@ -41,7 +41,7 @@ def load_task(name: str, search_path: Iterable[Path] = ()) -> Task:
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
-        if error.name is not None and module_name.startswith(error.name):
+        if error.name is not None and f"{module_name}.".startswith(f"{error.name}."):
             raise UsageError(
                 f"task {name!r}: there is no module {module_name!r} in the folder of the config, "
                 "the current folder or the environment: check the name, or start where it is"
@@ -57,6 +57,10 @@ def load_task(name: str, search_path: Iterable[Path] = ()) -> Task:
         raise unknown("attribute", attribute, public, f"module {module_name!r}")
     task = getattr(module, attribute)
     if inspect.isclass(task) or inspect.isfunction(task):
+        try:
+            inspect.signature(task).bind()
+        except TypeError as error:
+            raise UsageError(f"{name!r} must need no arguments to make a task: {error}") from error
         task = task()
     lacking = [m for m in _MEMBERS if not hasattr(task, m)]
     if lacking:

@@ -1,1 +1,38 @@
-"""The command line."""
+"""The command line: exit 0 on success, 1 on failure, 2 on misuse, 130 when interrupted."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from paretax.cli import reading, scoring, searching
+from paretax.errors import UsageError
+
+app = typer.Typer(
+    help="Search efficient JAX/Flax models jointly, scored on the hardware they will run on.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+app.command()(searching.search)
+app.command()(searching.space)
+app.command()(reading.leaderboard)
+app.command()(reading.export)
+app.command()(reading.verify)
+app.command()(reading.reproduce)
+app.command()(scoring.score)
+app.add_typer(scoring.profiles, name="profiles")
+
+
+def main() -> None:
+    """Run the command line on this process's arguments."""
+    try:
+        app()
+    except UsageError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+__all__ = ["app", "main"]

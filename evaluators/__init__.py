@@ -1,0 +1,29 @@
+"""Scoring: training for the task's metric, and the cost of a candidate on its targets."""
+
+from paretax.evaluators.accuracy import AccuracyEvaluator
+from paretax.evaluators.evaluator import Evaluator, cost_evaluators
+from paretax.evaluators.measurement import Evaluation, Failure, Measurement, Provenance, Reason
+from paretax.evaluators.objectives import (
+    Objective,
+    make_objectives,
+    objective_names,
+    worst_violation,
+)
+from paretax.evaluators.workbench import Prepared, Workbench
+
+__all__ = [
+    "AccuracyEvaluator",
+    "Evaluation",
+    "Evaluator",
+    "Failure",
+    "Measurement",
+    "Objective",
+    "Prepared",
+    "Provenance",
+    "Reason",
+    "Workbench",
+    "cost_evaluators",
+    "make_objectives",
+    "objective_names",
+    "worst_violation",
+]

@@ -1,0 +1,92 @@
+"""The deployed program of a candidate, compiled ahead of time for a target."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+
+from paretax.evaluators.workbench import Prepared, Workbench
+from paretax.hardware_profiles import HardwareProfile
+from paretax.spaces.compression import Recipe, deploy, deployed_shapes
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompiledProgram:
+    """A program that XLA compiled.
+
+    Args:
+        fingerprint: SHA-256 of the target and the program's StableHLO; equal programs, equal costs.
+        executable: what runs it: (arrays, inputs) -> outputs.
+        arrays: shapes of its arrays.
+        peak_memory: bytes that it needs at once: arrays, inputs, outputs and temporaries.
+        seconds: of compiling.
+    """
+
+    fingerprint: str
+    executable: Any
+    arrays: Mapping[str, jax.ShapeDtypeStruct]
+    peak_memory: int
+    seconds: float
+
+
+def deployed_program(prepared: Prepared, recipe: Recipe) -> Any:
+    """The jitted function (arrays, inputs) -> outputs that is measured and exported."""
+    run = deploy(prepared.model.predict, prepared.sites, recipe, tuple(prepared.state))
+    return jax.jit(run)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoweredProgram:
+    """A program before compilation; cheap to make.
+
+    Args:
+        fingerprint: see `CompiledProgram`.
+        lowered: JAX's stage.
+        arrays: shapes of its arrays.
+    """
+
+    fingerprint: str
+    lowered: Any
+    arrays: Mapping[str, jax.ShapeDtypeStruct]
+
+    def compile(self) -> CompiledProgram:
+        """Have XLA compile it."""
+        start = time.perf_counter()
+        executable = self.lowered.compile()
+        memory = executable.memory_analysis()
+        peak = (
+            memory.argument_size_in_bytes
+            + memory.output_size_in_bytes
+            + memory.temp_size_in_bytes
+            - memory.alias_size_in_bytes
+        )
+        return CompiledProgram(
+            fingerprint=self.fingerprint,
+            executable=executable,
+            arrays=self.arrays,
+            peak_memory=int(peak),
+            seconds=time.perf_counter() - start,
+        )
+
+
+def lower_for(
+    profile: HardwareProfile, bench: Workbench, candidate: Mapping[str, Any], batch: int
+) -> LoweredProgram:
+    """The deployed program of a candidate at a batch size, lowered for a target's platform."""
+    prepared = bench.prepared(candidate)
+    recipe = Recipe.of(candidate)
+    arrays = deployed_shapes(recipe, prepared.sites, prepared.params, prepared.state)
+    program = deployed_program(prepared, recipe)
+    traced = program.trace(arrays, bench.batch_shape(batch))
+    lowered = traced.lower(lowering_platforms=(profile.platform,))
+    text = f"{profile.name}\n{lowered.as_text()}"
+    return LoweredProgram(
+        fingerprint=hashlib.sha256(text.encode()).hexdigest()[:16],
+        lowered=lowered,
+        arrays=arrays,
+    )

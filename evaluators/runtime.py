@@ -1,0 +1,64 @@
+"""The surroundings of a measurement: XLA's settings, package versions, the machine."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+SINGLE_THREAD = "--xla_cpu_multi_thread_eigen=false"
+
+_PACKAGES = ("paretax", "jax", "jaxlib", "flax", "optax", "numpy", "ray", "optuna")
+
+
+def worker_environment() -> dict[str, str]:
+    """The environment variables under which candidates are trained and measured.
+
+    XLA computes on one thread of the CPU: a worker is one core, a latency is that of one thread,
+    and a training gives the same bits again on any number of cores. What the user has in
+    XLA_FLAGS stays.
+    """
+    flags = os.environ.get("XLA_FLAGS", "")
+    if SINGLE_THREAD.split("=")[0] not in flags:
+        flags = f"{flags} {SINGLE_THREAD}".strip()
+    # XLA's own notices (its start, its choice of device) say nothing to the user.
+    return {"XLA_FLAGS": flags, "TF_CPP_MIN_LOG_LEVEL": os.environ.get("TF_CPP_MIN_LOG_LEVEL", "2")}
+
+
+def apply_worker_environment() -> None:
+    """Set `worker_environment` in this process; has an effect until JAX first computes."""
+    os.environ.update(worker_environment())
+
+
+def versions() -> dict[str, str]:
+    """The versions of Python and of the packages that numbers depend on."""
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def machine() -> dict[str, Any]:
+    """What this machine is: processor, cores, system, XLA's flags."""
+    return {
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "system": f"{platform.system()} {platform.release()}",
+        "architecture": platform.machine(),
+        "xla_flags": os.environ.get("XLA_FLAGS", ""),
+    }
+
+
+def _processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if sys.platform == "linux" and cpuinfo.exists():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

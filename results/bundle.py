@@ -1,0 +1,124 @@
+"""A bundle: one candidate as a folder that can be deployed, and checked without the run."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax import export as jax_export
+from safetensors.numpy import load_file
+
+from paretax.errors import UsageError
+from paretax.evaluators.accuracy import in_chunks
+from paretax.spaces.storage import Layout, unpack
+
+FORMAT = 1
+MANIFEST, WEIGHTS, PROGRAM = "manifest.json", "weights.safetensors", "program.stablehlo"
+CONFIG, CARD = "config.yaml", "model_card.md"
+
+
+class BrokenBundleError(RuntimeError):
+    """A bundle that is not what its manifest says."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bundle:
+    """A loaded bundle.
+
+    Args:
+        folder: where it lies.
+        manifest: what it says of itself.
+        arrays: what the program takes, unpacked.
+        program: the exported program.
+    """
+
+    folder: Path
+    manifest: Mapping[str, Any]
+    arrays: Mapping[str, np.ndarray]
+    program: jax_export.Exported
+
+    @cached_property
+    def _call(self) -> Callable[..., Any]:
+        return jax.jit(self.program.call)
+
+    def __call__(self, inputs: np.ndarray) -> np.ndarray:
+        """Outputs (examples, ...) for inputs (examples, ...), any number of them."""
+        return in_chunks(lambda chunk: self._call(dict(self.arrays), chunk), np.asarray(inputs))
+
+
+def checksum(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def stored_size(folder: Path) -> int:
+    """Bytes of a bundle's stored arrays, without the file's header."""
+    return sum(array.nbytes for array in load_file(folder / WEIGHTS).values())
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a bundle.
+
+    Raises:
+        UsageError: the folder is no bundle, or one of another version.
+    """
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise UsageError(f"{str(folder)!r} is no bundle: it has no {MANIFEST}; check the path")
+    try:
+        manifest = json.loads(path.read_text("utf-8"))
+    except ValueError as error:
+        raise UsageError(f"{str(path)!r} is not JSON ({error}): export the bundle again") from None
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        found = manifest.get("format") if isinstance(manifest, dict) else None
+        raise UsageError(
+            f"{str(path)!r} has bundle format {found!r}, and this version of paretax reads "
+            f"format {FORMAT}: use the paretax that wrote it"
+        )
+    return manifest
+
+
+def check_files(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Compare every file with its checksum.
+
+    Raises:
+        BrokenBundleError: one is missing, has changed, or is not in the manifest.
+    """
+    listed: Mapping[str, str] = manifest["checksums"]
+    present = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
+    for name, expected in listed.items():
+        if name not in present:
+            raise BrokenBundleError(f"the file {name} is missing")
+        if checksum(folder / name) != expected:
+            raise BrokenBundleError(f"the file {name} has changed: its checksum is off")
+    for name in sorted(present - set(listed) - {MANIFEST}):
+        raise BrokenBundleError(f"the file {name} is not in the manifest")
+
+
+def load_bundle(folder: Path) -> Bundle:
+    """A bundle, ready to be called; its files are checked first.
+
+    Raises:
+        UsageError: the folder is no bundle.
+        BrokenBundleError: a file is missing or has changed.
+    """
+    manifest = read_manifest(folder)
+    check_files(folder, manifest)
+    stored = load_file(folder / WEIGHTS)
+    layouts = {
+        name: Layout(**{**plain, "shape": tuple(plain["shape"])})
+        for name, plain in manifest["weights"]["layouts"].items()
+    }
+    return Bundle(
+        folder=folder,
+        manifest=manifest,
+        arrays=unpack(stored, layouts, float(manifest["weights"]["input_limit"])),
+        program=jax_export.deserialize(bytearray((folder / PROGRAM).read_bytes())),
+    )

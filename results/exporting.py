@@ -1,0 +1,240 @@
+"""Writing a bundle."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import textwrap
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import yaml
+from jax import export as jax_export
+from safetensors.numpy import save_file
+
+from paretax.errors import UsageError
+from paretax.evaluators import AccuracyEvaluator, Prepared, Workbench
+from paretax.evaluators.accuracy import parts
+from paretax.evaluators.compilation import deployed_program
+from paretax.evaluators.runtime import machine, versions
+from paretax.hardware_profiles import load_profile
+from paretax.results import bundle as files
+from paretax.results.bundle import Bundle, checksum
+from paretax.results.restoring import trained_weights
+from paretax.results.run import Run
+from paretax.results.trial import Trial
+from paretax.spaces.compression import Recipe, compress, deployed_shapes, masks
+from paretax.spaces.quantization import FLOAT_BITS, largest_code
+from paretax.spaces.storage import layout, pack
+
+
+class ExportError(RuntimeError):
+    """The exported program does not do what the search measured."""
+
+
+def export_bundle(run: Run, trial: Trial, target: str, folder: Path) -> dict[str, Any]:
+    """Write a trial as a bundle.
+
+    The weights are the run's, or trained again where it did not keep them. The exported program
+    then scores the test split, which must give the run's own figure where it has one.
+
+    Args:
+        run: the run.
+        trial: a valid one of it.
+        target: one of its targets.
+        folder: must not exist, or be empty.
+
+    Returns:
+        The manifest.
+
+    Raises:
+        UsageError: the folder is in use.
+        ExportError: the program scores otherwise than the run, or its size is another.
+        NotReproducedError: the weights had to be trained again and came out otherwise.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UsageError(f"{str(folder)!r} exists and is not empty: name another with -o")
+    bench = run.workbench()
+    weights = trained_weights(run, trial, bench)
+    draft = folder.with_name(f".{folder.name}.part")
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir(parents=True)
+    try:
+        manifest = _write(run, trial, target, bench, weights, draft)
+        if folder.exists():
+            folder.rmdir()
+        draft.replace(folder)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return manifest
+
+
+def _write(
+    run: Run,
+    trial: Trial,
+    target: str,
+    bench: Workbench,
+    weights: Mapping[str, np.ndarray],
+    folder: Path,
+) -> dict[str, Any]:
+    prepared = bench.prepared(trial.candidate)
+    recipe = Recipe.of(trial.candidate)
+    params, state = parts(prepared, weights)
+    ranges = AccuracyEvaluator(bench).ranges(prepared, recipe, params, state)
+    arrays = compress(recipe, prepared.sites, params, state, ranges)
+    kept = masks(prepared.sites, params, recipe.pruned(prepared.sites))
+    stored = pack(arrays, kept, prepared.sites, recipe)
+    size = sum(a.nbytes for a in stored.values())
+    expected = next((m.value for m in trial.measurements if m.objective == "size"), size)
+    if size != expected:
+        raise ExportError(f"the weights take {size} bytes, and the search counted {expected:.0f}")
+    save_file({n: np.ascontiguousarray(a) for n, a in stored.items()}, folder / files.WEIGHTS)
+    program, batch = _program(prepared, recipe, bench, target)
+    (folder / files.PROGRAM).write_bytes(program.serialize())
+    host = {name: np.asarray(a) for name, a in arrays.items()}
+    test = bench.data.test
+    outputs = Bundle(folder=folder, manifest={}, arrays=host, program=program)(test.inputs)
+    score = float(bench.task.metric.compute(outputs, test.targets))
+    if trial.test is not None and trial.test.value != score:
+        raise ExportError(
+            f"the exported program's {bench.task.metric.name} on the test split is {score}, "
+            f"and the run's {trial.test.value}"
+        )
+    config = {
+        "task": run.task_name,
+        "target": target,
+        "candidate": dict(trial.candidate),
+        "seed": trial.seed,
+    }
+    (folder / files.CONFIG).write_text(yaml.safe_dump(config, sort_keys=False), "utf-8")
+    metric = bench.task.metric
+    manifest = {
+        "format": files.FORMAT,
+        "task": run.task_name,
+        "target": target,
+        "trial": trial.number,
+        "candidate": dict(trial.candidate),
+        "candidate_id": trial.candidate.id,
+        "seed": trial.seed,
+        "measurements": [m.to_json() for m in trial.measurements],
+        "test": {
+            "objective": metric.name,
+            "value": score,
+            "unit": metric.unit,
+            "provenance": "measured",
+            "examples": len(test),
+        },
+        "program": {
+            "platform": load_profile(target).platform,
+            "inputs": [batch, *bench.data.train.inputs.shape[1:]],
+            "dtype": str(bench.data.train.inputs.dtype),
+            "outputs": [batch, *prepared.outputs.shape[1:]],
+        },
+        "weights": {
+            "bytes": size,
+            "layouts": {
+                name: asdict(layout(site, recipe)) for name, site in prepared.sites.items()
+            },
+            "input_limit": float(largest_code(recipe.activation_bits))
+            if recipe.activation_bits < FLOAT_BITS
+            else 0.0,
+        },
+        "versions": versions(),
+        "machine": machine(),
+    }
+    (folder / files.CARD).write_text(_card(manifest), "utf-8")
+    names = (files.CARD, files.CONFIG, files.PROGRAM, files.WEIGHTS)
+    manifest["checksums"] = {name: checksum(folder / name) for name in names}
+    (folder / files.MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", "utf-8")
+    return manifest
+
+
+def _program(
+    prepared: Prepared, recipe: Recipe, bench: Workbench, target: str
+) -> tuple[jax_export.Exported, str]:
+    """The exported program, for any batch size (named "batch" in the shapes)."""
+    shapes = deployed_shapes(recipe, prepared.sites, prepared.params, prepared.state)
+    example = bench.batch_shape(1)
+    (batch,) = jax_export.symbolic_shape("batch")
+    inputs = jax.ShapeDtypeStruct((batch, *example.shape[1:]), example.dtype)
+    platform = load_profile(target).platform
+    make = jax_export.export(deployed_program(prepared, recipe), platforms=(platform,))
+    return make(shapes, inputs), "batch"
+
+
+def _card(manifest: Mapping[str, Any]) -> str:
+    """A model card in Markdown (Mitchell et al., 2019, arXiv:1810.03993)."""
+    test = manifest["test"]
+    rows = [
+        f"| {test['objective']} (test split, {test['examples']} examples) "
+        f"| {test['value']:.4f} | measured, through the exported program |"
+    ]
+    for m in manifest["measurements"]:
+        split = f" ({m['detail']['split']} split)" if "split" in m.get("detail", {}) else ""
+        batch = m.get("detail", {}).get("batch")
+        batch = f" (batch {batch})" if batch else ""
+        target = f" on {m['target']}" if "target" in m else ""
+        unit = f" {m['unit']}" if m["unit"] else ""
+        spread = f" +- {m['spread']:g}" if "spread" in m else ""
+        rows.append(
+            f"| {m['objective']}{split}{target}{batch} | {m['value']:.6g}{spread}{unit} "
+            f"| {m['provenance']} |"
+        )
+    choices = "\n".join(f"| {k} | {v} |" for k, v in manifest["candidate"].items())
+    shape = ", ".join(map(str, manifest["program"]["inputs"]))
+    table = "\n".join(rows)
+    return textwrap.dedent(
+        """\
+        # {task}, trial {trial}, for {target}
+
+        A model that paretax {version} found, trained from seed {seed}.
+
+        ## Figures
+
+        | figure | value | how it was obtained |
+        | --- | --- | --- |
+        {table}
+
+        Latency was taken on {processor}. Peak memory and size count what this bundle holds.
+
+        ## Configuration
+
+        | parameter | value |
+        | --- | --- |
+        {choices}
+
+        ## Use
+
+        ```python
+        from pathlib import Path
+        from paretax.results import load_bundle
+
+        model = load_bundle(Path("."))  # checks every file against its checksum
+        outputs = model(inputs)  # inputs: {dtype} ({shape})
+        ```
+
+        `paretax verify` on this folder runs the test split through `{program}` and compares.
+
+        ## Limits
+
+        The figures hold for the data that the task names, and for inputs preprocessed as the task
+        does. The test split was not used in the search, but choosing among several fronts by it
+        would make it part of one.
+        """
+    ).format(
+        task=manifest["task"],
+        trial=manifest["trial"],
+        target=manifest["target"],
+        version=manifest["versions"].get("paretax", ""),
+        seed=manifest["seed"],
+        table=table,
+        processor=manifest["machine"]["processor"],
+        choices=choices,
+        dtype=manifest["program"]["dtype"],
+        shape=shape,
+        program=files.PROGRAM,
+    )

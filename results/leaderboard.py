@@ -1,0 +1,148 @@
+"""The Pareto front of a run as a table."""
+
+from __future__ import annotations
+
+import json
+import textwrap
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import pandas as pd
+from tabulate import tabulate
+
+from paretax.evaluators import Objective
+from paretax.results.pareto import relative_hypervolume
+from paretax.results.run import Run
+from paretax.results.trial import Trial
+
+Format = Literal["table", "markdown", "csv", "json"]
+FORMATS: tuple[Format, ...] = ("table", "markdown", "csv", "json")
+
+
+def leaderboard(run: Run, target: str | None = None) -> pd.DataFrame:
+    """The front of a target, a row a trial, best in the first objective first.
+
+    Columns: `trial`; each objective, then `accuracy (test)` (the metric's name) where it was
+    scored; `smaller`, how many times less than the same model dense in float32; then the
+    parameters, NaN where one is inactive.
+    """
+    target = run.target(target)
+    objectives = run.objectives(target)
+    frame = pd.DataFrame([_row(trial, objectives) for trial in run.front(target)])
+    parameters = [name for name in run.header["config"]["space"] if name in frame]
+    return frame[[c for c in frame if c not in parameters] + parameters]
+
+
+def _row(trial: Trial, objectives: Sequence[Objective]) -> dict[str, Any]:
+    row: dict[str, Any] = {"trial": trial.number}
+    for objective in objectives:
+        row[objective.name] = trial.measured(objective).value
+        if trial.test is not None and trial.test.objective == objective.name:
+            row[f"{objective.name} (test)"] = trial.test.value
+    for m in trial.measurements:
+        if m.objective == "size":
+            row["smaller"] = m.detail["dense_float32"] / m.value
+    return {**row, **trial.candidate}
+
+
+def render(run: Run, target: str | None, form: Format) -> str:
+    """The leaderboard as text.
+
+    Args:
+        run: whose front is shown.
+        target: one of the run's; None where it has one alone.
+        form: `table` for a terminal, `markdown`, `csv`, or `json`, which is stable for scripts.
+    """
+    target = run.target(target)
+    if form == "json":
+        return json.dumps(_plain(run, target), indent=2)
+    frame = leaderboard(run, target)
+    if form == "csv":
+        return frame.to_csv(index=False).rstrip("\n")
+    if frame.empty:
+        return f"no trial of {str(run.folder)!r} has finished within the limits yet"
+    heads = {o.name: _head(run, target, o) for o in run.objectives(target)}
+    headers = []
+    for column in map(str, frame.columns):
+        if form == "markdown":
+            headers.append(heads.get(column, column).replace("\n", " "))
+        elif column in heads:
+            headers.append(heads[column])
+        else:
+            headers.append(column.replace("_", "\n").replace(" (", "\n("))
+    cells = [[_cell(value) for value in row] for row in frame.itertuples(index=False)]
+    text = tabulate(
+        cells,
+        headers,
+        tablefmt="pipe" if form == "markdown" else "simple",
+        disable_numparse=True,
+        colalign=["right"] * len(headers),
+    )
+    return f"{text}\n\n{_caption(run, target)}"
+
+
+def _head(run: Run, target: str, objective: Objective) -> str:
+    """The column's name, unit, and how its values were obtained."""
+    found = {str(t.measured(objective).provenance) for t in run.front(target)}
+    unit = f"{objective.unit}, " if objective.unit else ""
+    return f"{objective.name}\n({unit}{'/'.join(sorted(found))})"
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, bool | str):
+        return str(value).lower() if isinstance(value, bool) else value
+    if value is None or pd.isna(value):
+        return "-"
+    if float(value).is_integer():
+        return f"{int(value)}"
+    return f"{value:.4g}"
+
+
+def _caption(run: Run, target: str) -> str:
+    count = {
+        "trained": sum(t.valid for t in run.trials),
+        "rejected by a limit": sum(t.rejected for t in run.trials),
+        "failed": sum(t.failure is not None and not t.rejected for t in run.trials),
+    }
+    counts = ", ".join(f"{n} {word}" for word, n in count.items() if n or word == "trained")
+    settings = next(t for t in run.header["config"]["targets"] if t["name"] == target)
+    volume = hypervolume(run, target)
+    lines = [
+        f"{run.task_name} on {target} (batch {settings['batch']}, "
+        f"{run.header['machine']['processor']}): {len(run.front(target))} of {len(run.trials)} "
+        f"trials on the front; {counts}.",
+        *([] if volume is None else [f"Hypervolume {volume:.4f} of the first batch's box."]),
+        "A metric without (test) is of the validation split; `smaller` compares stored bytes "
+        "with the same model dense in float32.",
+    ]
+    return textwrap.fill(" ".join(lines), 100)
+
+
+def hypervolume(run: Run, target: str) -> float | None:
+    """The front's hypervolume relative to the first batch; None before that is trained."""
+    if target not in run.references:
+        return None
+    objectives = run.objectives(target)
+    losses = [t.losses(objectives) for t in run.front(target)]
+    return relative_hypervolume(pd.DataFrame(losses).to_numpy(), *run.references[target])
+
+
+def _plain(run: Run, target: str) -> dict[str, Any]:
+    """The stable form for scripts."""
+    return {
+        "run": str(run.folder),
+        "task": run.task_name,
+        "target": target,
+        "objectives": [o.to_json() for o in run.objectives(target)],
+        "hypervolume": hypervolume(run, target),
+        "trials": len(run.trials),
+        "front": [
+            {
+                "trial": t.number,
+                "candidate": dict(t.candidate),
+                "measurements": [m.to_json() for m in t.measurements],
+                "test": None if t.test is None else t.test.to_json(),
+            }
+            for t in run.front(target)
+        ],
+    }

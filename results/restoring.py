@@ -1,0 +1,87 @@
+"""A trial's trained weights, and its score over again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from paretax.errors import UsageError
+from paretax.evaluators import AccuracyEvaluator, Reason, Workbench
+from paretax.results.run import Run, load_weights
+from paretax.results.trial import Trial
+
+_OUTSIDE = {  # failures that do not come from the training itself
+    str(reason) for reason in Reason if reason is not Reason.DIVERGED
+}
+
+
+class NotReproducedError(RuntimeError):
+    """A trial that was trained again came out otherwise than the journal says."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reproduction:
+    """A trial that was trained again.
+
+    Args:
+        metric: its name.
+        recorded: what the journal says: the metric, or the reason of a failed training.
+        again: what came out now, likewise.
+        weights: the trained arrays by name; None where the training failed.
+    """
+
+    metric: str
+    recorded: float | str
+    again: float | str
+    weights: dict[str, np.ndarray] | None
+
+    @property
+    def equal(self) -> bool:
+        """Whether the two are the same number."""
+        return self.recorded == self.again
+
+
+def reproduce(run: Run, trial: Trial, bench: Workbench | None = None) -> Reproduction:
+    """Train a trial again, from what the journal holds and nothing else.
+
+    Raises:
+        UsageError: the trial was not trained, or not to its end.
+    """
+    bench = bench or run.workbench()
+    metric = bench.task.metric.name
+    recorded: float | str | None = None
+    for m in trial.measurements:
+        if m.objective == metric:
+            recorded = m.value
+    if recorded is None and trial.failure is not None:
+        recorded = str(trial.failure.reason)
+    if recorded is not None and recorded not in _OUTSIDE:
+        evaluation = AccuracyEvaluator(bench).evaluate(trial.candidate, trial.seed)
+        failure = evaluation.failure
+        return Reproduction(
+            metric=metric,
+            recorded=recorded,
+            again=evaluation.measurements[0].value if failure is None else str(failure.reason),
+            weights=None if evaluation.weights is None else dict(evaluation.weights),
+        )
+    why = trial.failure.message if trial.failure else "the search has not come to it yet"
+    raise UsageError(f"trial {trial.number} has no training to reproduce: {why}")
+
+
+def trained_weights(run: Run, trial: Trial, bench: Workbench) -> dict[str, np.ndarray]:
+    """The weights that a run kept of a trial, or else the same ones trained again.
+
+    Raises:
+        NotReproducedError: trained again, the score is not the recorded one.
+    """
+    kept = load_weights(run.folder, trial.number)
+    if kept is not None:
+        return kept
+    again = reproduce(run, trial, bench)
+    if not again.equal or again.weights is None:
+        raise NotReproducedError(
+            f"trial {trial.number} scored {again.recorded} in the run and {again.again} now: "
+            "its weights were not kept, and this machine or these versions train it otherwise"
+        )
+    return again.weights

@@ -1,0 +1,166 @@
+"""A run, read back from its journal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import load_file, save_file
+
+from paretax.errors import UsageError, unknown
+from paretax.evaluators import Failure, Measurement, Objective, Workbench
+from paretax.results.journal import Event, read_events
+from paretax.results.pareto import nondominated
+from paretax.results.trial import Trial
+from paretax.spaces import Candidate
+from paretax.tasks import load_task
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """What a journal tells: the header, the trials, and the point that hypervolumes refer to.
+
+    Args:
+        folder: of the run.
+        header: the first event: config, objectives, versions, machine.
+        trials: by number.
+        references: target to (reference point, best point), as losses.
+    """
+
+    folder: Path
+    header: Mapping[str, Any]
+    trials: tuple[Trial, ...]
+    references: Mapping[str, tuple[tuple[float, ...], tuple[float, ...]]]
+
+    @classmethod
+    def open(cls, folder: Path) -> Run:
+        """Read a run.
+
+        Raises:
+            UsageError: it is no run, or its journal cannot be read.
+        """
+        events = read_events(folder)
+        header = next(events)
+        trials: dict[int, Trial] = {}
+        references: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {}
+        for event in events:
+            if event["event"] == "reference":
+                references[event["target"]] = (tuple(event["worst"]), tuple(event["best"]))
+            else:
+                apply_event(trials, event)
+        return cls(
+            folder=folder,
+            header=header,
+            trials=tuple(trials[n] for n in sorted(trials)),
+            references=references,
+        )
+
+    @property
+    def task_name(self) -> str:
+        """As in the config."""
+        return str(self.header["config"]["task"])
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """The names of the targets."""
+        return tuple(t["name"] for t in self.header["config"]["targets"])
+
+    def workbench(self) -> Workbench:
+        """The run's task, loaded."""
+        folders = [Path(p) for p in self.header["search_path"]]
+        return Workbench(load_task(self.task_name, folders))
+
+    def target(self, name: str | None) -> str:
+        """A target of the run; the only one where `name` is None.
+
+        Raises:
+            UsageError: the run has no such target, or several and none is named.
+        """
+        if name is None and len(self.targets) == 1:
+            return self.targets[0]
+        if name is None:
+            raise UsageError(f"the run has several targets, name one: {', '.join(self.targets)}")
+        if name not in self.targets:
+            raise unknown("target", name, self.targets, f"run {str(self.folder)!r}")
+        return name
+
+    def objectives(self, target: str) -> tuple[Objective, ...]:
+        """The objectives that hold for a target."""
+        plain = [Objective(**o) for o in self.header["objectives"]]
+        return tuple(o for o in plain if o.target in (None, target))
+
+    def trial(self, number: int) -> Trial:
+        """A trial by its number. Raises UsageError where there is none."""
+        if not 0 <= number < len(self.trials):
+            raise UsageError(
+                f"the run {str(self.folder)!r} has trials 0 to {len(self.trials) - 1}, got {number}"
+            )
+        return self.trials[number]
+
+    def front(self, target: str) -> list[Trial]:
+        """The trials that no other one dominates on a target, best in the first objective first."""
+        return front(self.trials, self.objectives(target))
+
+    def weights_file(self, number: int) -> Path:
+        """Where a trial's trained weights are, if they were kept."""
+        return weights_file(self.folder, number)
+
+
+def front(trials: tuple[Trial, ...], objectives: tuple[Objective, ...]) -> list[Trial]:
+    """The valid trials that no other one dominates, best in the first objective first."""
+    valid = [t for t in trials if t.valid]
+    if not valid:
+        return []
+    losses = np.asarray([t.losses(objectives) for t in valid])
+    kept = [t for t, keep in zip(valid, nondominated(losses), strict=True) if keep]
+    return sorted(kept, key=lambda t: t.losses(objectives))
+
+
+def apply_event(trials: dict[int, Trial], event: Event) -> None:
+    """Bring trials up to date with one event of the journal."""
+    kind = event["event"]
+    if kind == "asked":
+        for plain in event["trials"]:
+            number = int(plain["trial"])
+            trials[number] = Trial(
+                number=number,
+                batch=int(event["batch"]),
+                candidate=Candidate(plain["candidate"]),
+                seed=int(plain["seed"]),
+            )
+    elif kind in ("scored", "trained"):
+        trial = trials[event["trial"]]
+        found = tuple(Measurement.from_json(m) for m in event["measurements"])
+        failure = Failure.from_json(event["failure"]) if "failure" in event else None
+        trials[event["trial"]] = replace(
+            trial,
+            measurements=(*trial.measurements, *found),
+            failure=failure,
+            trained=kind == "trained" and bool(found),
+        )
+    elif kind == "tested":
+        measurement = Measurement.from_json(event["measurement"])
+        trials[event["trial"]] = replace(trials[event["trial"]], test=measurement)
+
+
+def weights_file(folder: Path, number: int) -> Path:
+    """Where a run keeps a trial's trained weights."""
+    return folder / "weights" / f"{number}.safetensors"
+
+
+def save_weights(folder: Path, number: int, weights: Mapping[str, np.ndarray]) -> None:
+    """Keep trained weights; written beside and moved, so that a file is whole or not there."""
+    path = weights_file(folder, number)
+    path.parent.mkdir(exist_ok=True)
+    draft = path.with_suffix(".part")
+    save_file({n: np.ascontiguousarray(a) for n, a in weights.items()}, draft)
+    draft.replace(path)
+
+
+def load_weights(folder: Path, number: int) -> dict[str, np.ndarray] | None:
+    """Kept weights; None where there are none."""
+    path = weights_file(folder, number)
+    return dict(load_file(path)) if path.is_file() else None

@@ -1,0 +1,59 @@
+"""What became of one candidate."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from paretax.evaluators import Failure, Measurement, Objective, Reason
+from paretax.spaces import Candidate
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """One candidate of a run, as far as the journal tells.
+
+    Args:
+        number: its place in the run, from 0.
+        batch: the batch in which it was asked for, from 0.
+        candidate: what was tried.
+        seed: of its training.
+        measurements: what was measured, on training and validation data alone.
+        failure: why it has no full score; None where it has one, or is not done.
+        trained: whether its training ended well.
+        test: the metric on the test split; None unless it was on the final front.
+    """
+
+    number: int
+    batch: int
+    candidate: Candidate
+    seed: int
+    measurements: tuple[Measurement, ...] = ()
+    failure: Failure | None = None
+    trained: bool = False
+    test: Measurement | None = None
+
+    @property
+    def done(self) -> bool:
+        """Whether nothing is left to do for it."""
+        return self.trained or self.failure is not None
+
+    @property
+    def valid(self) -> bool:
+        """Whether it has all its scores and keeps all limits."""
+        return self.trained and self.failure is None
+
+    @property
+    def rejected(self) -> bool:
+        """Whether it broke a hard limit, before or after training."""
+        return self.failure is not None and self.failure.reason is Reason.LIMIT_EXCEEDED
+
+    def measured(self, objective: Objective) -> Measurement:
+        """The measurement of an objective. Raises KeyError where it has none."""
+        for m in self.measurements:
+            if (m.objective, m.target) == objective.key:
+                return m
+        raise KeyError(f"trial {self.number} has no measurement of {objective.title}")
+
+    def losses(self, objectives: tuple[Objective, ...]) -> tuple[float, ...]:
+        """The values of the objectives, each turned so that less is better."""
+        return tuple(o.sign * self.measured(o).value for o in objectives)

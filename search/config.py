@@ -1,0 +1,229 @@
+"""What a search is told, as it stands in a YAML file."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from paretax.errors import UsageError, unknown
+from paretax.evaluators import Objective, make_objectives
+from paretax.hardware_profiles import load_profile
+from paretax.search.samplers import SAMPLERS
+from paretax.spaces import Space, parse_space
+from paretax.tasks import Metric
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class TargetConfig(_Part):
+    """A device that candidates are scored on."""
+
+    name: str
+    """Of a hardware profile."""
+
+    batch: int = Field(default=1, ge=1)
+    """Examples in one call of the program that is scored."""
+
+
+class BudgetConfig(_Part):
+    """When a search ends; at least one of the two."""
+
+    trials: int | None = Field(default=None, ge=1)
+    """Candidates, the rejected and failed ones included; None: no bound."""
+
+    minutes: float | None = Field(default=None, gt=0)
+    """Time from the start or the resumption after which no new batch starts; None: no bound."""
+
+
+class SamplerConfig(_Part):
+    """What proposes candidates."""
+
+    name: str = "nsga2"
+    """One of the samplers."""
+
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Arguments of that sampler, by name."""
+
+
+class SearchConfig(_Part):
+    """A whole search."""
+
+    task: str
+    """A built-in task, or `module:attribute`."""
+
+    space: dict[str, Any]
+    """Parameter name to its domain, or to a value that is held; see `parse_space`."""
+
+    forbidden: list[dict[str, Any]] = Field(default_factory=list)
+    """Combinations that may not be; see `Space`."""
+
+    targets: list[TargetConfig] = Field(default_factory=lambda: [TargetConfig(name="cpu")])
+    """The devices; a plain name stands for one with batch 1."""
+
+    objectives: list[str] = Field(min_length=1)
+    """Names of the quantities to trade off: the task's metric, latency, memory, size."""
+
+    limits: dict[str, float] = Field(default_factory=dict)
+    """The worst value that is accepted of a quantity, in its unit; it need not be an objective."""
+
+    budget: BudgetConfig
+
+    sampler: SamplerConfig = Field(default_factory=SamplerConfig)
+    """A plain name stands for one with its own defaults."""
+
+    seed: int = Field(default=0, ge=0)
+    """Of the proposals, and of every training."""
+
+    workers: int | None = Field(default=None, ge=1)
+    """Processes that train; None: one a core, at most 8."""
+
+    executor: Literal["ray", "inline"] = "ray"
+    """`ray` spreads the work over processes and machines, `inline` stays in this process."""
+
+    batch: int | None = Field(default=None, ge=1)
+    """Candidates that are asked for at once; None: as the sampler likes."""
+
+    trial_seconds: float | None = Field(default=None, gt=0)
+    """Time after which a training counts as failed (`ray` only); None: no bound."""
+
+    @field_validator("targets", mode="before")
+    @classmethod
+    def _plain_targets(cls, value: Any) -> Any:
+        if isinstance(value, list):
+            return [{"name": t} if isinstance(t, str) else t for t in value]
+        return value
+
+    @field_validator("sampler", mode="before")
+    @classmethod
+    def _plain_sampler(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
+
+    def make_space(self) -> Space:
+        """The space. Raises UsageError where it is not well formed."""
+        return parse_space(self.space, self.forbidden)
+
+    @property
+    def worker_count(self) -> int:
+        """How many workers there are."""
+        if self.executor == "inline":
+            return 1
+        return self.workers or min(8, os.cpu_count() or 1)
+
+    def make_objectives(self, metric: Metric) -> tuple[Objective, ...]:
+        """The objectives, each with its limit.
+
+        Raises:
+            UsageError: one that nobody evaluates, or that is named twice.
+        """
+        for name in self.objectives:
+            if self.objectives.count(name) > 1:
+                raise UsageError(f"an objective must be named once, got {name!r} twice")
+        names = [t.name for t in self.targets]
+        return tuple(
+            o
+            for name in self.objectives
+            for o in make_objectives(name, metric, names, self.limits.get(name))
+        )
+
+    def make_limits(self, metric: Metric) -> tuple[Objective, ...]:
+        """Everything that has a hard limit, be it an objective or not."""
+        names = [t.name for t in self.targets]
+        return tuple(
+            o
+            for name, limit in self.limits.items()
+            for o in make_objectives(name, metric, names, limit)
+        )
+
+    def check_names(self) -> None:
+        """Refuse targets and samplers that do not exist."""
+        seen: set[str] = set()
+        for target in self.targets:
+            load_profile(target.name)
+            if target.name in seen:
+                raise UsageError(f"a target must be named once, got {target.name!r} twice")
+            seen.add(target.name)
+        if not self.targets:
+            raise UsageError("`targets` is empty: name at least one, such as cpu")
+        if self.budget.trials is None and self.budget.minutes is None:
+            raise UsageError("`budget` needs trials or minutes: give at least one")
+        if self.sampler.name not in SAMPLERS:
+            raise unknown("sampler", self.sampler.name, SAMPLERS)
+
+
+def parse_config(plain: Any, where: str) -> SearchConfig:
+    """A config from plain data.
+
+    Raises:
+        UsageError: the first thing that is wrong: where, the rule, and the value.
+    """
+    if not isinstance(plain, Mapping):
+        raise UsageError(f"{where} must be a mapping with task, space, ..., got {plain!r}")
+    try:
+        config = SearchConfig.model_validate(plain)
+    except ValidationError as error:
+        raise _readable(error, where) from None
+    config.check_names()
+    return config
+
+
+def load_config(path: Path) -> SearchConfig:
+    """A config from a YAML file.
+
+    Raises:
+        UsageError: the file is not there, is not YAML, or what `parse_config` refuses.
+    """
+    if not path.is_file():
+        raise UsageError(f"there is no config {str(path)!r}: check the path")
+    try:
+        plain = yaml.load(path.read_text("utf-8"), Loader=_Loader)
+    except yaml.YAMLError as error:
+        raise UsageError(f"{str(path)!r} is not YAML: {error}") from None
+    return parse_config(plain, str(path))
+
+
+class _Loader(yaml.SafeLoader):
+    """Plain data only; reads 1e-4 as a number, as YAML 1.2 does, and refuses a key twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key!r} stands twice", node.start_mark
+                )
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
+    list("-+0123456789."),
+)
+
+
+def _readable(error: ValidationError, where: str) -> UsageError:
+    """The first error, as the rule, the value and the place."""
+    first = error.errors()[0]
+    place = ".".join(str(p) for p in first["loc"]) or "the config"
+    if first["type"] == "extra_forbidden":
+        parts: dict[str, type[BaseModel]] = {
+            "budget": BudgetConfig,
+            "sampler": SamplerConfig,
+            "targets": TargetConfig,
+        }
+        model = parts.get(str(first["loc"][0]), SearchConfig)
+        return unknown("key", first["loc"][-1], model.model_fields, where)
+    if first["type"] == "missing":
+        return UsageError(f"{where} lacks {place!r}: add it")
+    value = first["input"]
+    shown = "NaN" if isinstance(value, float) and math.isnan(value) else repr(value)
+    return UsageError(f"{where}: {place}: {first['msg'][0].lower()}{first['msg'][1:]}, got {shown}")

@@ -1,0 +1,431 @@
+"""The search: ask, score, reject, train, tell; every step through the journal."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from paretax.errors import UsageError
+from paretax.evaluators import (
+    Evaluation,
+    Failure,
+    Measurement,
+    Objective,
+    Reason,
+    Workbench,
+    worst_violation,
+)
+from paretax.evaluators.runtime import machine, versions
+from paretax.results import pareto
+from paretax.results.journal import FORMAT, Journal
+from paretax.results.run import Run, apply_event, front, load_weights, save_weights
+from paretax.results.trial import Trial
+from paretax.search.config import SearchConfig
+from paretax.search.executors import Call, Executor, make_executor
+from paretax.search.progress import Progress, Status, silent
+from paretax.search.samplers import Observation, Sampler, make_sampler
+from paretax.search.worker import WorkerSpec
+from paretax.spaces import SETTINGS, Candidate, Space, check_space
+from paretax.spaces.dimensions import choose
+from paretax.tasks import load_task
+
+_ASKS = 20  # times that a sampler is asked for a batch before new candidates are drawn at random
+_DRAWS = 1000  # random draws before a space counts as exhausted
+_HOPELESS = 12  # trials that all fail before a search gives up
+
+
+class SearchError(RuntimeError):
+    """The search cannot go on: nothing that it tries works."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A search that was checked, and may start.
+
+    Args:
+        config: what the user asked for.
+        space: parsed from it.
+        objectives: what is traded off.
+        limits: everything with a hard limit.
+        sampler: proposes candidates.
+        search_path: folders from which the task is imported.
+    """
+
+    config: SearchConfig
+    space: Space
+    objectives: tuple[Objective, ...]
+    limits: tuple[Objective, ...]
+    sampler: Sampler
+    search_path: tuple[Path, ...]
+
+
+def plan(config: SearchConfig, search_path: Sequence[Path] = ()) -> Plan:
+    """Check everything that can be checked before anything is written.
+
+    Raises:
+        UsageError: a config, space, task, or data that cannot work.
+    """
+    config.check_names()
+    space = config.make_space()
+    task = load_task(config.task, search_path)
+    check_space(space, SETTINGS, task.defaults, task.name)
+    objectives = config.make_objectives(task.metric)
+    limits = config.make_limits(task.metric)
+    sampler = make_sampler(config.sampler.name, config.sampler.options)
+    bench = Workbench(task)
+    examples = len(bench.data.train)
+    candidate = space.sample(np.random.default_rng(config.seed))
+    for name in ("batch_size",):
+        values = space[name].grid(1000) if name in space else [choose(SETTINGS, {})[name]]
+        if int(max(values)) > examples:
+            raise UsageError(
+                f"{name} must not exceed the {examples} training examples, "
+                f"got up to {max(values)}: lower it"
+            )
+    _try_model(bench, candidate)
+    return Plan(
+        config=config,
+        space=space,
+        objectives=objectives,
+        limits=limits,
+        sampler=sampler,
+        search_path=tuple(p.resolve() for p in search_path),
+    )
+
+
+def _try_model(bench: Workbench, candidate: Candidate) -> None:
+    """Trace one model and its loss, so that what is wrong with all of them shows at once."""
+    name = bench.task.name
+    try:
+        prepared = bench.prepared(candidate)
+        targets = bench.data.train.targets
+        batch = jax.ShapeDtypeStruct((2, *targets.shape[1:]), targets.dtype)
+        loss = jax.eval_shape(bench.task.loss, prepared.outputs, batch)
+    except UsageError:
+        raise
+    except Exception as error:
+        raise UsageError(
+            f"task {name!r} fails for {dict(candidate)}: {type(error).__name__}: {error}"
+        ) from error
+    if not isinstance(loss, jax.ShapeDtypeStruct) or loss.shape != ():
+        raise UsageError(f"the loss of task {name!r} must be a scalar, got {loss}")
+
+
+def run_search(
+    plan: Plan,
+    out: Path,
+    *,
+    resume: bool = False,
+    address: str | None = None,
+    progress: Progress = silent,
+) -> Run:
+    """Search until the budget is spent, then score the final front on the test split.
+
+    Args:
+        plan: from `plan`.
+        out: folder of the run.
+        resume: go on with the run that is there.
+        address: of a Ray cluster; None: this machine.
+        progress: is told whenever something changed.
+
+    Returns:
+        The run, read back from its journal.
+
+    Raises:
+        UsageError: the folder is in use, or holds a run of another search.
+        SearchError: everything fails.
+        KeyboardInterrupt: the user stopped it; what was measured is in the journal.
+    """
+    before = Run.open(out) if resume and (out / "journal.jsonl").exists() else None
+    if before is not None:
+        _check_same(before, plan)
+    with Journal(out, resume=resume) as journal:
+        if before is None:
+            journal.append(_header(plan))
+        elif _unfinished(before, plan):
+            journal.append({"event": "resumed", "time": time.time(), "machine": machine()})
+        known = [m for t in (before.trials if before else ()) for m in t.measurements if m.target]
+        search = _Search(plan, out, journal, before, progress)
+        if before is None or _unfinished(before, plan):
+            spec = WorkerSpec(
+                task=plan.config.task,
+                search_path=tuple(map(str, plan.search_path)),
+                targets=tuple((t.name, t.batch) for t in plan.config.targets),
+                wanted=tuple({o.name for o in (*plan.objectives, *plan.limits)}),
+                known=tuple(known),
+            )
+            search.report("starting workers")
+            with make_executor(
+                plan.config.executor,
+                spec,
+                workers=plan.config.worker_count,
+                address=address,
+                trial_seconds=plan.config.trial_seconds,
+            ) as executor:
+                search.run(executor)
+    return Run.open(out)
+
+
+def _unfinished(run: Run, plan: Plan) -> bool:
+    """Whether a run has anything left to do."""
+    trials = plan.config.budget.trials
+    on_front = {t for name in run.targets for t in run.front(name)}
+    return (
+        trials is None
+        or len(run.trials) < trials
+        or not all(t.done for t in run.trials)
+        or any(t.test is None for t in on_front)
+    )
+
+
+def _header(plan: Plan) -> dict[str, Any]:
+    return {
+        "event": "run",
+        "format": FORMAT,
+        "time": time.time(),
+        "config": plan.config.model_dump(mode="json"),
+        "objectives": [o.to_json() for o in plan.objectives],
+        "search_path": [str(p) for p in plan.search_path],
+        "versions": versions(),
+        "paretax": versions().get("paretax"),
+        "machine": machine(),
+    }
+
+
+_MAY_CHANGE = {"budget", "workers", "executor", "trial_seconds"}
+
+
+def _check_same(run: Run, plan: Plan) -> None:
+    now, then = plan.config.model_dump(mode="json"), run.header["config"]
+    for key in now:
+        if key not in _MAY_CHANGE and now[key] != then.get(key):
+            raise UsageError(
+                f"the run {str(run.folder)!r} was started with another {key!r}: resume it with the "
+                "config it was started with, or start a new one with another --out"
+            )
+
+
+def trial_seed(seed: int, candidate: Candidate) -> int:
+    """The seed of a candidate's training: 31 bits of a hash of the run's seed and its id."""
+    digest = hashlib.sha256(f"{seed}/{candidate.id}".encode()).digest()
+    return int.from_bytes(digest[:4], "big") >> 1
+
+
+class _Search:
+    """The state of a running search; a view of the journal, brought up to date with each event."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        out: Path,
+        journal: Journal,
+        before: Run | None,
+        progress: Progress,
+    ) -> None:
+        self._plan, self._out, self._journal, self._progress = plan, out, journal, progress
+        self._trials: dict[int, Trial] = {t.number: t for t in before.trials} if before else {}
+        self._references = dict(before.references) if before else {}
+        self._end = (
+            None
+            if plan.config.budget.minutes is None
+            else time.monotonic() + 60 * plan.config.budget.minutes
+        )
+
+    def run(self, executor: Executor) -> None:
+        """Finish what was begun, go on to the end of the budget, and score the final front."""
+        sampler, space = self._plan.sampler, self._plan.space
+        state = sampler.init(space)
+        for number in range(1 + max((t.batch for t in self._trials.values()), default=-1)):
+            state = self._finish(executor, number, state)
+        while count := self._next_count():
+            batch = 1 + max((t.batch for t in self._trials.values()), default=-1)
+            candidates = self._propose(state, count)
+            if not candidates:
+                self._note("stopped", why="the space holds no further candidate")
+                break
+            self._ask(batch, candidates)
+            state = self._finish(executor, batch, state)
+        self._test(executor)
+        self._note("ended")
+
+    def _next_count(self) -> int:
+        """How many candidates the next batch has; 0 ends the search."""
+        config = self._plan.config
+        if self._end is not None and time.monotonic() >= self._end:
+            return 0
+        count = config.batch or self._plan.sampler.batch or 2 * config.worker_count
+        if config.budget.trials is not None:
+            count = min(count, config.budget.trials - len(self._trials))
+        return max(0, count)
+
+    def _propose(self, state: Any, count: int) -> list[Candidate]:
+        """New candidates; ones that were tried before are not tried again.
+
+        Randomness comes from the run's seed and the number of trials so far, so that a resumed
+        search goes on as it would have.
+        """
+        rng = np.random.default_rng([self._plan.config.seed, len(self._trials)])
+        seen = {t.candidate for t in self._trials.values()}
+        found: dict[Candidate, None] = {}
+        for _ in range(_ASKS):
+            proposed = self._plan.sampler.ask(state, count - len(found), rng)
+            for candidate in proposed:
+                if candidate not in seen:
+                    found[candidate] = None
+            if len(found) == count:
+                break
+            if not proposed:  # a sampler that has come to its end
+                return list(found)
+        for _ in range(_DRAWS):
+            if len(found) == count:
+                break
+            candidate = self._plan.space.sample(rng)
+            if candidate not in seen:
+                found[candidate] = None
+        return list(found)
+
+    def _ask(self, batch: int, candidates: Sequence[Candidate]) -> None:
+        first, seed = len(self._trials), self._plan.config.seed
+        self._note(
+            "asked",
+            batch=batch,
+            trials=[
+                {"trial": first + i, "candidate": dict(c), "seed": trial_seed(seed, c)}
+                for i, c in enumerate(candidates)
+            ],
+        )
+
+    def _finish(self, executor: Executor, batch: int, state: Any) -> Any:
+        """Do what is left of a batch, and tell the sampler."""
+
+        def members() -> list[Trial]:
+            return [t for t in self._trials.values() if t.batch == batch]
+
+        unscored = [t for t in members() if not t.done and not t.measurements]
+        self.report("scoring")
+        for number, evaluation in executor.run(_calls("score", unscored), alone=True):
+            self._note_evaluation("scored", number, evaluation)
+        untrained = [t for t in members() if not t.done]
+        self.report("training")
+        for number, evaluation in executor.run(_calls("train", untrained)):
+            self._note_evaluation("trained", number, evaluation)
+        self._set_references()
+        self._give_up_if_hopeless()
+        return self._plan.sampler.tell(state, [self._observation(t) for t in members()])
+
+    def _note(self, event: str, **content: Any) -> None:
+        """Write an event, then let it count."""
+        full = {"event": event, **content}
+        self._journal.append(full)
+        apply_event(self._trials, full)
+
+    def _note_evaluation(self, event: str, number: int, evaluation: Evaluation) -> None:
+        found = evaluation.measurements
+        failure = evaluation.failure or worst_violation(self._plan.limits, found)
+        trial = self._trials[number]
+        if evaluation.weights is not None and failure is None:
+            self._keep_weights(trial, found, evaluation.weights)
+        content: dict[str, Any] = {
+            "trial": number,
+            "time": round(time.time(), 3),
+            "measurements": [m.to_json() for m in found],
+        }
+        if failure is not None:
+            content["failure"] = failure.to_json()
+        self._note(event, **content)
+        self.report("training" if event == "trained" else "scoring")
+
+    def _keep_weights(
+        self, trial: Trial, found: Sequence[Measurement], weights: Mapping[str, np.ndarray]
+    ) -> None:
+        """Keep the weights of a trial that is on a front now; others can be trained again."""
+        now = replace(trial, measurements=(*trial.measurements, *found), trained=True)
+        others = [t for t in self._trials.values() if t.number != trial.number]
+        if any(now in front((*others, now), o) for o in self._by_target().values()):
+            save_weights(self._out, trial.number, weights)
+
+    def _by_target(self) -> dict[str, tuple[Objective, ...]]:
+        return {
+            t.name: tuple(o for o in self._plan.objectives if o.target in (None, t.name))
+            for t in self._plan.config.targets
+        }
+
+    def _observation(self, trial: Trial) -> Observation:
+        if trial.valid:
+            losses = trial.losses(self._plan.objectives)
+            return Observation(candidate=trial.candidate, losses=losses)
+        failure: Failure | None = trial.failure
+        limited = failure is not None and failure.reason is Reason.LIMIT_EXCEEDED
+        violation = failure.violation if failure is not None and limited else float("inf")
+        return Observation(candidate=trial.candidate, losses=None, violation=violation)
+
+    def _set_references(self) -> None:
+        """Fix the reference point of each target's hypervolume, once there are trials for it."""
+        for target, objectives in self._by_target().items():
+            valid = [t for t in self._trials.values() if t.valid]
+            if target not in self._references and len(valid) > 1:
+                losses = np.asarray([t.losses(objectives) for t in valid])
+                worst, best = pareto.reference(losses)
+                self._note("reference", target=target, worst=list(worst), best=list(best))
+                self._references[target] = (worst, best)
+
+    def _give_up_if_hopeless(self) -> None:
+        trials = self._trials.values()
+        failures = [t.failure for t in trials if t.failure is not None and not t.rejected]
+        if len(failures) >= _HOPELESS and len(failures) == len(trials):
+            raise SearchError(
+                f"all of the first {len(failures)} trials failed, the last with "
+                f"{failures[-1].reason}: {failures[-1].message}"
+            )
+
+    def _test(self, executor: Executor) -> None:
+        """Score the final fronts on the test split, each trial once."""
+        chosen = {
+            t.number: t
+            for objectives in self._by_target().values()
+            for t in front(tuple(self._trials.values()), objectives)
+            if t.test is None
+        }
+        self.report("testing")
+        calls = [
+            replace(call, extra=(load_weights(self._out, call.trial),))
+            for call in _calls("test", chosen.values())
+        ]
+        for number, evaluation in executor.run(calls):
+            if evaluation.failure is not None:
+                raise SearchError(f"trial {number} cannot be tested: {evaluation.failure.message}")
+            self._note("tested", trial=number, measurement=evaluation.measurements[0].to_json())
+
+    def report(self, phase: str) -> None:
+        """Tell the progress where the search stands."""
+        trials = tuple(self._trials.values())
+        target, objectives = next(iter(self._by_target().items()))
+        on_front = front(trials, objectives)
+        volume = None
+        if target in self._references:
+            losses = np.asarray([t.losses(objectives) for t in on_front])
+            volume = pareto.relative_hypervolume(losses, *self._references[target])
+        rejected = sum(t.rejected for t in trials)
+        self._progress(
+            Status(
+                phase=phase,
+                total=self._plan.config.budget.trials,
+                asked=len(trials),
+                done=sum(t.valid for t in trials),
+                failed=sum(t.failure is not None for t in trials) - rejected,
+                rejected=rejected,
+                front=len(on_front),
+                hypervolume=volume,
+            )
+        )
+
+
+def _calls(kind: Any, trials: Any) -> list[Call]:
+    return [Call(kind=kind, trial=t.number, candidate=t.candidate, seed=t.seed) for t in trials]

@@ -1,0 +1,55 @@
+"""Where evaluations run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Literal, Protocol
+
+from paretax.evaluators import Evaluation
+from paretax.spaces import Candidate
+
+
+@dataclass(frozen=True, kw_only=True)
+class Call:
+    """One evaluation to run.
+
+    Args:
+        kind: the worker's method.
+        trial: its number, by which results are told apart.
+        candidate: what is evaluated.
+        seed: of its training.
+        extra: further arguments of the method.
+    """
+
+    kind: Literal["score", "train", "test", "ready"]
+    trial: int
+    candidate: Candidate
+    seed: int
+    extra: tuple[Any, ...] = ()
+
+
+class Executor(Protocol):
+    """Runs evaluations on workers, which live as long as the executor is entered."""
+
+    def __enter__(self) -> Executor: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None: ...
+
+    def run(
+        self, calls: Sequence[Call], *, alone: bool = False
+    ) -> Iterator[tuple[int, Evaluation]]:
+        """Run calls, and give each trial's number and evaluation as they finish.
+
+        Args:
+            calls: at most one a trial.
+            alone: one after another, on one worker, while the others rest: for measurements of
+                time. It is always the same worker, on the machine of the driver.
+        """
+        ...

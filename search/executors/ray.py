@@ -1,0 +1,209 @@
+"""Evaluations on Ray actors, on this machine or on a cluster."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import os
+import time
+import warnings
+from collections import deque
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import ray
+from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from paretax.errors import UsageError
+from paretax.evaluators import Evaluation, Failure, Reason
+from paretax.evaluators.runtime import worker_environment
+from paretax.search.executors.protocol import Call
+from paretax.search.worker import Worker, WorkerSpec
+from paretax.spaces import Candidate
+
+_ATTEMPTS = 2  # how often an evaluation is tried whose worker is lost
+_START_SECONDS = 300.0  # for a worker to load JAX and the task's data
+
+
+class RayExecutor:
+    """Workers as actors, each a process that keeps its JAX and its compiled programs.
+
+    A worker that dies is replaced, and what it did is tried once more elsewhere.
+
+    Args:
+        spec: of the workers.
+        workers: how many.
+        address: of a running cluster ("auto" finds it); None starts Ray on this machine.
+        trial_seconds: after which an evaluation counts as timed out and its worker is replaced;
+            None: never.
+    """
+
+    def __init__(
+        self,
+        spec: WorkerSpec,
+        *,
+        workers: int,
+        address: str | None = None,
+        trial_seconds: float | None = None,
+    ) -> None:
+        self._spec = spec
+        self._count = workers
+        self._address = address
+        self._trial_seconds = trial_seconds
+        self._actors: list[Any] = []
+        self._started = False
+
+    def __enter__(self) -> RayExecutor:
+        if not ray.is_initialized():
+            self._start_ray()
+            self._started = True
+        self._actors = [self._actor(i) for i in range(self._count)]
+        nothing = Candidate({})
+        waiting = [a.call.remote("ready", nothing, 0) for a in self._actors]
+        try:
+            ray.get(waiting, timeout=_START_SECONDS)
+        except GetTimeoutError:
+            self.__exit__(None, None, None)
+            raise UsageError(
+                f"the cluster gave no {self._count} workers within {_START_SECONDS:.0f} s: it has "
+                f"{ray.cluster_resources().get('CPU', 0):.0f} CPUs; ask for fewer workers"
+            ) from None
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
+        return self
+
+    def _start_ray(self) -> None:
+        logging.getLogger("ray").setLevel(logging.ERROR)
+        settings: dict[str, Any] = {
+            "include_dashboard": False,
+            "log_to_driver": False,
+            "logging_level": logging.ERROR,
+            "namespace": "paretax",
+        }
+        with warnings.catch_warnings():
+            # JAX warns of any fork in its process; Ray forks only to start programs at once.
+            warnings.filterwarnings("ignore", r"os\.fork\(\) was called", RuntimeWarning)
+            if self._address is None:
+                ray.init(address="local", num_cpus=self._count, **settings)
+                return
+            try:
+                ray.init(address=self._address, **settings)
+            except (ConnectionError, ValueError) as error:
+                raise UsageError(
+                    f"there is no Ray cluster at {self._address!r} ({error}): "
+                    "start one with `ray start --head`, or leave out --address"
+                ) from error
+
+    def _actor(self, index: int) -> Any:
+        """The first worker is on the driver's machine: it measures the local CPU."""
+        options: dict[str, Any] = {"num_cpus": 1, "runtime_env": self._environment()}
+        if index == 0:
+            node = ray.get_runtime_context().get_node_id()
+            options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(node, soft=False)
+        return ray.remote(_Actor).options(**options).remote(self._spec)
+
+    def _environment(self) -> dict[str, Any]:
+        environment: dict[str, Any] = {"env_vars": worker_environment()}
+        module = self._spec.task.partition(":")[0]
+        if (
+            self._address is not None
+            and not module.startswith("paretax.")
+            and ":" in self._spec.task
+        ):
+            found = importlib.util.find_spec(module.partition(".")[0])
+            if found is not None and found.origin is not None:
+                path = Path(found.origin)
+                shipped = path.parent if path.name == "__init__.py" else path
+                environment["py_modules"] = [str(shipped)]
+        return environment
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for actor in self._actors:
+            ray.kill(actor)
+        self._actors = []
+        if self._started:
+            ray.shutdown()
+            self._started = False
+
+    def run(
+        self, calls: Sequence[Call], *, alone: bool = False
+    ) -> Iterator[tuple[int, Evaluation]]:
+        waiting = deque((call, 1) for call in calls)
+        free = deque([0] if alone else range(len(self._actors)))
+        running: dict[Any, tuple[Call, int, int, float]] = {}
+        while waiting or running:
+            while waiting and free:
+                call, attempt = waiting.popleft()
+                index = free.popleft()
+                arguments = (call.kind, call.candidate, call.seed, *call.extra)
+                future = self._actors[index].call.remote(*arguments)
+                running[future] = (call, attempt, index, time.monotonic())
+            done, _ = ray.wait(list(running), timeout=self._patience(running))
+            for future in done:
+                call, attempt, index, _ = running.pop(future)
+                try:
+                    yield call.trial, ray.get(future)
+                except RayActorError as error:
+                    self._actors[index] = self._actor(index)
+                    if attempt < _ATTEMPTS:
+                        waiting.append((call, attempt + 1))
+                    else:
+                        message = f"its worker died {attempt} times: {_reason(error)}"
+                        yield call.trial, _failed(Reason.WORKER_LOST, message)
+                except RayTaskError as error:
+                    raise error.as_instanceof_cause() from None
+                free.append(index)
+            yield from self._expired(running, free)
+
+    def _patience(self, running: dict[Any, tuple[Call, int, int, float]]) -> float | None:
+        """Seconds until the first running call times out; None where none can."""
+        if self._trial_seconds is None:
+            return None
+        oldest = min(start for *_, start in running.values())
+        return max(0.0, oldest + self._trial_seconds - time.monotonic())
+
+    def _expired(
+        self, running: dict[Any, tuple[Call, int, int, float]], free: deque[int]
+    ) -> Iterator[tuple[int, Evaluation]]:
+        if self._trial_seconds is None:
+            return
+        now = time.monotonic()
+        for future, (call, _, index, start) in list(running.items()):
+            if now - start >= self._trial_seconds:
+                del running[future]
+                ray.kill(self._actors[index])
+                self._actors[index] = self._actor(index)
+                free.append(index)
+                message = f"it took longer than {self._trial_seconds:g} s"
+                yield call.trial, _failed(Reason.TIMEOUT, message)
+
+
+class _Actor:
+    """A worker in a process of its own."""
+
+    def __init__(self, spec: WorkerSpec) -> None:
+        os.environ.setdefault("JAX_PLATFORMS", "")
+        self._worker = Worker(spec)
+
+    def call(self, kind: str, *arguments: Any) -> Evaluation:
+        """Run one of the worker's methods."""
+        result: Evaluation = getattr(self._worker, kind)(*arguments)
+        return result
+
+
+def _failed(reason: Reason, message: str) -> Evaluation:
+    return Evaluation(failure=Failure(reason=reason, message=message))
+
+
+def _reason(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__

@@ -1,0 +1,41 @@
+"""What a running search tells of itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True, kw_only=True)
+class Status:
+    """Where a search stands.
+
+    Args:
+        phase: what it does at the moment.
+        total: candidates in the budget; None where there is no such bound.
+        asked: candidates proposed.
+        done: trained within the limits.
+        failed: could not be built, compiled or trained.
+        rejected: broke a hard limit.
+        front: candidates on the front of the first target.
+        hypervolume: of that front, relative to the first batch; None before it is known.
+    """
+
+    phase: str
+    total: int | None
+    asked: int
+    done: int
+    failed: int
+    rejected: int
+    front: int
+    hypervolume: float | None
+
+
+class Progress(Protocol):
+    """Is told whenever something changed."""
+
+    def __call__(self, status: Status) -> None: ...
+
+
+def silent(status: Status) -> None:
+    """Shows nothing."""

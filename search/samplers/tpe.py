@@ -1,0 +1,134 @@
+"""Optuna's multi-objective TPE behind the sampler protocol.
+
+Y. Ozaki, Y. Tanigaki, S. Watanabe, M. Nomura and M. Onishi, "Multiobjective Tree-Structured Parzen
+Estimator", JAIR 73, 2022, doi:10.1613/jair.1.13188.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from paretax.errors import UsageError
+from paretax.search.samplers.protocol import Observation
+from paretax.spaces import Candidate, Float, Integer, Parameter, Space, Value
+
+_TRIES = 100
+
+
+@dataclass(frozen=True, kw_only=True)
+class _History:
+    space: Space
+    told: tuple[Observation, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TPESampler:
+    """Fills an Optuna study in memory with what was told, and asks it.
+
+    Optuna learns from valid trials; one that broke a limit or failed counts as failed there.
+
+    Args:
+        startup: random proposals before the model is used.
+
+    Raises:
+        UsageError: Optuna is not installed.
+    """
+
+    startup: int = 10
+    batch: int | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.startup, bool) or not isinstance(self.startup, int) or self.startup < 0:
+            raise UsageError(f"startup must be a whole number from 0, got {self.startup!r}")
+        try:
+            import optuna
+        except ModuleNotFoundError as error:
+            raise UsageError(
+                "the sampler tpe needs Optuna: install paretax[optuna], or take another sampler"
+            ) from error
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+    def init(self, space: Space) -> _History:
+        return _History(space=space, told=())
+
+    def tell(self, state: _History, observations: Sequence[Observation]) -> _History:
+        return replace(state, told=(*state.told, *observations))
+
+    def ask(self, state: _History, count: int, rng: np.random.Generator) -> list[Candidate]:
+        import optuna
+
+        scored = [o for o in state.told if o.losses is not None]
+        objectives = len(scored[0].losses or ()) if scored else 1
+        study = optuna.create_study(
+            directions=["minimize"] * objectives,
+            sampler=optuna.samplers.TPESampler(
+                n_startup_trials=self.startup,
+                constant_liar=True,
+                seed=int(rng.integers(2**31)),
+            ),
+        )
+        study.add_trials([_past(state.space, o) for o in state.told])
+        found: list[Candidate] = []
+        for _ in range(_TRIES * count):
+            if len(found) == count:
+                break
+            trial = study.ask()
+            candidate = _suggest(state.space, trial)
+            if candidate is None:
+                study.tell(trial, state=optuna.trial.TrialState.FAIL)
+            else:
+                found.append(candidate)
+        return found
+
+
+def _suggest(space: Space, trial: Any) -> Candidate | None:
+    """One candidate, parents before children; None where it is forbidden."""
+    chosen: dict[str, Value] = {}
+    for parameter in space.order:
+        if space.is_active(parameter, chosen):
+            chosen[parameter.name] = parameter.canonical(_draw(parameter, trial))
+    return None if space.is_forbidden(chosen) else Candidate(chosen)
+
+
+def _draw(parameter: Parameter, trial: Any) -> Any:
+    domain = _distribution(parameter)
+    if isinstance(parameter, Float):
+        return trial.suggest_float(
+            parameter.name, domain.low, domain.high, log=domain.log, step=domain.step
+        )
+    if isinstance(parameter, Integer):
+        return trial.suggest_int(
+            parameter.name, domain.low, domain.high, log=domain.log, step=domain.step
+        )
+    return trial.suggest_categorical(parameter.name, domain.choices)
+
+
+def _past(space: Space, observation: Observation) -> Any:
+    import optuna
+
+    candidate = observation.candidate
+    state = optuna.trial.TrialState
+    return optuna.trial.create_trial(
+        params=dict(candidate),
+        distributions={name: _distribution(space[name]) for name in candidate},
+        values=observation.losses if observation.valid else None,
+        state=state.COMPLETE if observation.valid else state.FAIL,
+    )
+
+
+def _distribution(parameter: Parameter) -> Any:
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+    low, high = parameter.grid(2)[0], parameter.grid(2)[-1]  # the last step may end before `high`
+    if isinstance(parameter, Float):
+        if parameter.low == parameter.high:
+            return FloatDistribution(parameter.low, parameter.high)
+        return FloatDistribution(float(low), float(high), log=parameter.log, step=parameter.step)
+    if isinstance(parameter, Integer):
+        step = int(parameter.step or 1)
+        return IntDistribution(int(low), int(high), log=parameter.log, step=step)
+    return CategoricalDistribution(parameter.choices)

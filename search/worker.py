@@ -1,0 +1,122 @@
+"""What runs in a worker: one task, its compiled programs, its evaluators."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from paretax.errors import UsageError
+from paretax.evaluators import (
+    AccuracyEvaluator,
+    Evaluation,
+    Evaluator,
+    Failure,
+    Measurement,
+    Reason,
+    Workbench,
+    cost_evaluators,
+)
+from paretax.spaces import Candidate
+from paretax.tasks import load_task
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerSpec:
+    """What a worker is made from; plain data, so that it can be made anywhere.
+
+    Args:
+        task: name of the task.
+        search_path: folders to import it from.
+        targets: names of profiles, each with a batch size.
+        wanted: names of the objectives that are asked for.
+        known: measurements of programs that need not be measured again.
+    """
+
+    task: str
+    search_path: tuple[str, ...]
+    targets: tuple[tuple[str, int], ...]
+    wanted: tuple[str, ...]
+    known: tuple[Measurement, ...] = field(default=())
+
+
+class Worker:
+    """Evaluates candidates one after another, and keeps what it compiled.
+
+    What a user may expect to fail comes back as a `Failure`; an exception is misuse.
+    """
+
+    def __init__(self, spec: WorkerSpec) -> None:
+        self._bench = Workbench(load_task(spec.task, map(Path, spec.search_path)))
+        self._costs = cost_evaluators(self._bench, spec.targets, spec.wanted, spec.known)
+        self._accuracy: AccuracyEvaluator | None = None
+
+    @property
+    def _trainer(self) -> AccuracyEvaluator:
+        if self._accuracy is None:
+            self._accuracy = AccuracyEvaluator(self._bench)
+        return self._accuracy
+
+    def score(self, candidate: Candidate, seed: int) -> Evaluation:
+        """All that needs no training."""
+        found: list[Measurement] = []
+        for evaluator in self._costs:
+            evaluation = _guarded(evaluator, candidate, seed)
+            found += evaluation.measurements
+            if evaluation.failure is not None:
+                return Evaluation(measurements=tuple(found), failure=evaluation.failure)
+        return Evaluation(measurements=tuple(found))
+
+    def train(self, candidate: Candidate, seed: int) -> Evaluation:
+        """The metric on the validation split, after a training; with the weights."""
+        return _guarded(self._trainer, candidate, seed)
+
+    def test(
+        self, candidate: Candidate, seed: int, weights: Mapping[str, np.ndarray] | None
+    ) -> Evaluation:
+        """The metric on the test split, of these weights, or of the same ones trained again."""
+        if weights is None:
+            weights = self.train(candidate, seed).weights
+            if weights is None:
+                raise RuntimeError(f"candidate {candidate.id} trained in the search, but not again")
+        return Evaluation(measurements=(self._trainer.test(candidate, weights),))
+
+    def ready(self, candidate: Candidate, seed: int) -> Evaluation:
+        """Nothing; for waiting until a worker has loaded."""
+        return Evaluation()
+
+
+def _guarded(evaluator: Evaluator, candidate: Mapping[str, Any], seed: int) -> Evaluation:
+    """An evaluation in which a failing program or task is a `Failure`."""
+    start = time.perf_counter()
+    try:
+        return evaluator.evaluate(candidate, seed)
+    except UsageError as error:
+        failure = Failure(reason=Reason.BUILD_ERROR, message=str(error))
+    except (jax.errors.JaxRuntimeError, MemoryError) as error:
+        exhausted = isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)
+        reason = Reason.OUT_OF_MEMORY if exhausted else Reason.COMPILE_ERROR
+        failure = Failure(reason=reason, message=_first_line(error))
+    except Exception as error:  # noqa: BLE001  the task's code may raise anything
+        failure = Failure(reason=Reason.BUILD_ERROR, message=_first_line(error))
+    seconds = time.perf_counter() - start
+    return Evaluation(
+        failure=Failure(reason=failure.reason, message=f"{failure.message} (after {seconds:.1f} s)")
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    """The kind of an error, its first line, and where in the code it came from."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    place = ""
+    if trace is not None:
+        place = f" ({Path(trace.tb_frame.f_code.co_filename).name}:{trace.tb_lineno})"
+    lines = str(error).strip().splitlines() or [""]
+    return f"{type(error).__name__}: {lines[0]}{place}"

@@ -1,0 +1,56 @@
+"""The progress bar of a search: on standard error, and only in a terminal."""
+
+from __future__ import annotations
+
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from paretax.search import Status
+
+
+class Bar:
+    """Shows the status of a search while it is entered."""
+
+    def __init__(self) -> None:
+        console = Console(stderr=True)
+        self._bar = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.fields[text]}"),
+            TimeElapsedColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._task = self._bar.add_task("starting", total=None, text="")
+
+    def __call__(self, status: Status) -> None:
+        """Show a status."""
+        finished = status.done + status.failed + status.rejected
+        total = "" if status.total is None else f"/{status.total}"
+        volume = "" if status.hypervolume is None else f", hypervolume {status.hypervolume:.3f}"
+        text = (
+            f"{finished}{total} trials, {status.failed} failed, {status.rejected} rejected; "
+            f"front {status.front}{volume}"
+        )
+        self._bar.update(
+            self._task,
+            description=f"{status.phase:<16}",
+            completed=finished,
+            total=status.total,
+            text=text,
+        )
+
+    def __enter__(self) -> Bar:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._bar.stop()

@@ -1,0 +1,117 @@
+"""Commands on a finished run or a bundle."""
+
+from __future__ import annotations
+
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from paretax.cli.failing import failing_on
+
+RunArgument = Annotated[Path, typer.Argument(help="Folder of a run.")]
+
+
+class Format(StrEnum):
+    """How the leaderboard is written."""
+
+    table = "table"
+    markdown = "markdown"
+    csv = "csv"
+    json = "json"
+
+
+def leaderboard(
+    run: RunArgument,
+    target: Annotated[
+        str | None, typer.Option(help="One of the run's targets; needed where it has several.")
+    ] = None,
+    form: Annotated[Format, typer.Option("--format", help="json is stable.")] = Format.table,
+) -> None:
+    """Show the Pareto front of a run."""
+    from paretax.results.leaderboard import render
+    from paretax.results.run import Run
+
+    print(render(Run.open(run), target, form.value))
+
+
+def export(
+    run: RunArgument,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the bundle.")],
+    target: Annotated[
+        str | None, typer.Option(help="One of the run's targets; needed where it has several.")
+    ] = None,
+    where: Annotated[
+        list[str] | None,
+        typer.Option(help='A bound on the validation figures, such as "accuracy>=0.97".'),
+    ] = None,
+    pick: Annotated[
+        str, typer.Option(help="knee (nearest to the best of everything) or best:OBJECTIVE.")
+    ] = "knee",
+) -> None:
+    """Write one point of the front as a bundle that can be deployed."""
+    from paretax.evaluators.runtime import apply_worker_environment
+
+    apply_worker_environment()
+    from paretax.results import ExportError, NotReproducedError, Run, export_bundle, select
+
+    opened = Run.open(run)
+    device = opened.target(target)
+    trial = select(opened, device, where or [], pick)
+    with failing_on(ExportError, NotReproducedError):
+        manifest = export_bundle(opened, trial, device, out)
+    test = manifest["test"]
+    print(
+        f"exported trial {trial.number} to {out}: {test['objective']} {test['value']:.4f} on the "
+        f"test split (measured through the exported program), "
+        f"{manifest['weights']['bytes']} bytes of weights"
+    )
+
+
+def verify(
+    bundle: Annotated[Path, typer.Argument(help="Folder of a bundle.")],
+    path: Annotated[
+        Path | None, typer.Option(help="Folder of a user's task; default: the current one.")
+    ] = None,
+) -> None:
+    """Check a bundle's files, and its score on the test split, without the run."""
+    from paretax.evaluators.runtime import apply_worker_environment
+
+    apply_worker_environment()
+    from paretax.results import BrokenBundleError, verify_bundle
+
+    with failing_on(BrokenBundleError):
+        found = verify_bundle(bundle, [path or Path.cwd()])
+    print(
+        f"verified {bundle}: {found.files} files match their checksums; {found.metric} "
+        f"{found.value:.4f} on {found.examples} test examples and {found.size} bytes of weights "
+        "are as the manifest says"
+    )
+
+
+def reproduce(
+    run: RunArgument,
+    trial: Annotated[int, typer.Argument(min=0, help="Number of a trial.")],
+) -> None:
+    """Train a trial again from the journal alone, and compare its score with the recorded one."""
+    from paretax.evaluators.runtime import apply_worker_environment
+
+    apply_worker_environment()
+    from paretax.evaluators.runtime import machine, versions
+    from paretax.results import Run
+    from paretax.results import reproduce as again
+
+    opened = Run.open(run)
+    found = again(opened, opened.trial(trial))
+    print(f"trial {trial}: {found.metric} recorded {found.recorded}, now {found.again}")
+    if found.equal:
+        print("reproduced exactly")
+        return
+    then = {**opened.header["versions"], **opened.header["machine"]}
+    now = {**versions(), **machine()}
+    changed = [f"{k} was {then[k]!r}, is {now.get(k)!r}" for k in then if then[k] != now.get(k)]
+    why = "; ".join(changed) or "versions and machine are those of the run"
+    print(f"failed: not reproduced ({why})", file=sys.stderr)
+    raise typer.Exit(1)

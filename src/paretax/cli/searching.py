@@ -1,0 +1,126 @@
+"""`paretax search` and `paretax space`. Heavy imports wait until a command runs."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from paretax.cli.failing import failing_on
+
+ConfigArgument = Annotated[Path, typer.Argument(help="The search, as a YAML file.")]
+
+
+class TableFormat(StrEnum):
+    """For people or for scripts."""
+
+    table = "table"
+    json = "json"
+
+
+def search(
+    config: ConfigArgument,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the run.", show_default="runs/<config's name>")
+    ] = None,
+    trials: Annotated[
+        int | None, typer.Option(min=1, help="Candidates in all, instead of the config's number.")
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Worker processes, instead of the config's number.")
+    ] = None,
+    address: Annotated[
+        str | None, typer.Option(help='Ray cluster to use; "auto" finds a running one.')
+    ] = None,
+    resume: Annotated[bool, typer.Option(help="Go on with the run that is in the folder.")] = False,
+) -> None:
+    """Search until the budget is spent, then score the final front on the test split."""
+    from paretax.cli.progress import Bar
+    from paretax.evaluators.runtime import apply_worker_environment
+    from paretax.search import SearchError, load_config, plan, run_search
+
+    apply_worker_environment()
+    settings = load_config(config)
+    if trials is not None:
+        budget = settings.budget.model_copy(update={"trials": trials})
+        settings = settings.model_copy(update={"budget": budget})
+    if workers is not None:
+        settings = settings.model_copy(update={"workers": workers})
+    checked = plan(settings, [config.resolve().parent, Path.cwd()])
+    folder = out or Path("runs") / config.stem
+    start = time.monotonic()
+    try:
+        with failing_on(SearchError), Bar() as bar:
+            run = run_search(checked, folder, resume=resume, address=address, progress=bar)
+    except KeyboardInterrupt:
+        print(
+            f"stopped; nothing measured is lost. Go on with: paretax search {config} "
+            f"--out {folder} --resume",
+            file=sys.stderr,
+        )
+        raise typer.Exit(130) from None
+    fronts = ", ".join(f"{len(run.front(t))} on the front of {t}" for t in run.targets)
+    rejected = sum(t.rejected for t in run.trials)
+    failed = sum(t.failure is not None for t in run.trials) - rejected
+    print(
+        f"{len(run.trials)} trials in {time.monotonic() - start:.0f} s: {fronts}, "
+        f"{rejected} rejected, {failed} failed.\nRead it with: paretax leaderboard {folder}"
+    )
+
+
+def space(
+    config: ConfigArgument,
+    form: Annotated[
+        TableFormat, typer.Option("--format", help="For people or for scripts.")
+    ] = TableFormat.table,
+) -> None:
+    """Show the joint space: its parameters, conditions and size."""
+    from tabulate import tabulate
+
+    from paretax.search import load_config, plan
+    from paretax.spaces import Clause, dump_space, pruning, quantization, training
+
+    settings = load_config(config)
+    checked = plan(settings, [config.resolve().parent, Path.cwd()])
+    joint = checked.space
+    readers = {
+        setting.name: name
+        for name, module in (
+            ("training", training),
+            ("pruning", pruning),
+            ("quantization", quantization),
+        )
+        for setting in module.SETTINGS
+    }
+    size = joint.size()
+    if form is TableFormat.json:
+        parameters, forbidden = dump_space(joint)
+        plain: dict[str, Any] = {
+            "space": parameters,
+            "forbidden": forbidden,
+            "size": {
+                "combinations": size.combinations,
+                "exact": size.exact,
+                "continuous": size.continuous,
+            },
+        }
+        print(json.dumps(plain, indent=2))
+        return
+    rows = [
+        (
+            p.name,
+            readers.get(p.name, f"model ({settings.task})"),
+            p.describe(),
+            p.when.describe() if isinstance(p.when, Clause) else "always",
+        )
+        for p in joint
+    ]
+    print(tabulate(rows, ["parameter", "read by", "values", "exists when"], tablefmt="simple"))
+    for clause in joint.forbidden:
+        print(f"forbidden: {clause.describe()}")
+    print(f"\n{len(joint)} parameters, {size.describe()}.")
