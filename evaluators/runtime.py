@@ -29,8 +29,15 @@ def worker_environment() -> dict[str, str]:
 
 
 def apply_worker_environment() -> None:
-    """Set `worker_environment` in this process; has an effect until JAX first computes."""
+    """Set up this process as a worker; has an effect until JAX first computes.
+
+    Programs run on the CPU in the thread that calls them. With JAX's asynchronous dispatch a call
+    of 16 us may wake a sleeping core and take 70 us (measured), so latencies had two modes.
+    """
     os.environ.update(worker_environment())
+    import jax
+
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
 
 
 def versions() -> dict[str, str]:

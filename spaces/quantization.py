@@ -7,6 +7,8 @@ an activation has one, from the largest magnitude that the calibration data gave
 
 The search computes with these integers held in float32, the exported program with int8; a
 product of two is exact in both, and so is a sum of them while it stays below 2^24 in float32.
+Divisions are products with a rounded reciprocal, written out: XLA makes them so in some programs
+and not in others, and the last bit would differ.
 """
 
 from __future__ import annotations
@@ -60,14 +62,14 @@ def largest_code(bits: jax.Array | int) -> jax.Array:
 
 
 def scale(largest: jax.Array, limit: jax.Array) -> jax.Array:
-    """The step of the grid that reaches `largest` at the code `limit`; 1 where that is zero."""
-    step = largest / limit
-    return jnp.where(step > 0, step, 1.0)
+    """The step of the grid that reaches `largest` at the code `limit`; 1 where it vanishes."""
+    step = largest * (1.0 / limit)
+    return jnp.where(step >= jnp.finfo(jnp.float32).tiny, step, 1.0)
 
 
 def codes(values: jax.Array, step: jax.Array, limit: jax.Array) -> jax.Array:
     """Q = clip(round(x / s), -Q, Q), whole numbers held in float32."""
-    return jnp.clip(jnp.round(values / step), -limit, limit)
+    return jnp.clip(jnp.round(values * (1.0 / step)), -limit, limit)
 
 
 def quantize_weights(

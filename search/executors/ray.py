@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-import os
 import time
 import warnings
 from collections import deque
@@ -19,7 +18,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from paretax.errors import UsageError
 from paretax.evaluators import Evaluation, Failure, Reason
-from paretax.evaluators.runtime import worker_environment
+from paretax.evaluators.runtime import apply_worker_environment, worker_environment
 from paretax.search.executors.protocol import Call
 from paretax.search.worker import Worker, WorkerSpec
 from paretax.spaces import Candidate
@@ -191,7 +190,7 @@ class _Actor:
     """A worker in a process of its own."""
 
     def __init__(self, spec: WorkerSpec) -> None:
-        os.environ.setdefault("JAX_PLATFORMS", "")
+        apply_worker_environment()
         self._worker = Worker(spec)
 
     def call(self, kind: str, *arguments: Any) -> Evaluation:
