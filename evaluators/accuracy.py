@@ -122,6 +122,8 @@ def parts(prepared: Prepared, weights: Mapping[str, Any]) -> tuple[Arrays, Array
 
 def in_chunks(predict: Callable[[np.ndarray], Any], inputs: np.ndarray) -> np.ndarray:
     """Outputs of all inputs, a bounded number at a time; the last chunk is filled by repetition."""
+    if len(inputs) == 0:
+        return np.asarray(predict(np.zeros((1, *inputs.shape[1:]), inputs.dtype)))[:0]
     size = min(_CHUNK, len(inputs))
     found = []
     for start in range(0, len(inputs), size):

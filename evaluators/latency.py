@@ -72,19 +72,19 @@ class CpuEvaluator:
         known: Iterable[Measurement] = (),
     ) -> None:
         self._bench, self._profile, self._batch = bench, profile, batch
-        self._known: dict[str, list[Measurement]] = {}
+        self._known: dict[str, dict[str, Measurement]] = {}
         for m in known:
             if m.target == profile.name and m.detail.get("batch") == batch:
-                self._known.setdefault(str(m.detail["program"]), []).append(m)
+                self._known.setdefault(str(m.detail["program"]), {}).setdefault(m.objective, m)
 
     def evaluate(self, candidate: Mapping[str, Any], seed: int) -> Evaluation:
         """Latency in microseconds (measured) and peak memory in bytes (compiled)."""
         lowered = lower_for(self._profile, self._bench, candidate, self._batch)
-        found = self._known.get(lowered.fingerprint, [])
-        if {m.objective for m in found} != set(self.provides):
-            found = self._measure(lowered.compile())
+        found = self._known.get(lowered.fingerprint, {})
+        if set(found) != set(self.provides):
+            found = {m.objective: m for m in self._measure(lowered.compile())}
             self._known[lowered.fingerprint] = found
-        return Evaluation(measurements=tuple(found))
+        return Evaluation(measurements=tuple(found.values()))
 
     def _measure(self, program: CompiledProgram) -> list[Measurement]:
         arrays = _plausible(program.arrays)

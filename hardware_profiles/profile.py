@@ -32,7 +32,7 @@ class HardwareProfile:
     sources: tuple[str, ...]
 
     def __post_init__(self) -> None:
-        if not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", self.name):
+        if not isinstance(self.name, str) or not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", self.name):
             raise UsageError(
                 f"a profile's name must be lower-case letters, digits, - and _, got {self.name!r}"
             )
@@ -57,7 +57,10 @@ def parse_profile(plain: Mapping[str, Any], where: str) -> HardwareProfile:
     for name in names:
         if name not in plain:
             raise UsageError(f"{where} lacks the key {name!r}: add it")
-    return HardwareProfile(**{**plain, "sources": tuple(plain["sources"])})
+    sources = plain["sources"]
+    if not isinstance(sources, list):
+        raise UsageError(f"`sources` of {where} must be a list of where it is from, got {sources!r}")
+    return HardwareProfile(**{**plain, "sources": tuple(sources)})
 
 
 def profile_names() -> tuple[str, ...]:

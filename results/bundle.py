@@ -23,6 +23,14 @@ FORMAT = 1
 MANIFEST, WEIGHTS, PROGRAM = "manifest.json", "weights.safetensors", "program.stablehlo"
 CONFIG, CARD = "config.yaml", "model_card.md"
 
+_NEEDED = {  # what is read from a manifest
+    "task": (),
+    "test": ("objective", "value", "examples"),
+    "program": ("inputs",),
+    "weights": ("bytes", "layouts", "input_limit"),
+    "checksums": (),
+}
+
 
 class BrokenBundleError(RuntimeError):
     """A bundle that is not what its manifest says."""
@@ -68,6 +76,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
     Raises:
         UsageError: the folder is no bundle, or one of another version.
+        BrokenBundleError: something is missing in it.
     """
     path = folder / MANIFEST
     if not path.is_file():
@@ -82,6 +91,11 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             f"{str(path)!r} has bundle format {found!r}, and this version of paretax reads "
             f"format {FORMAT}: use the paretax that wrote it"
         )
+    for key, inner in _NEEDED.items():
+        part = manifest.get(key)
+        lacking = [k for k in inner if not isinstance(part, dict) or k not in part]
+        if part is None or lacking:
+            raise BrokenBundleError(f"the manifest lacks {'.'.join([key, *lacking[:1]])}")
     return manifest
 
 
@@ -107,18 +121,26 @@ def load_bundle(folder: Path) -> Bundle:
 
     Raises:
         UsageError: the folder is no bundle.
-        BrokenBundleError: a file is missing or has changed.
+        BrokenBundleError: a file is missing or has changed, or the manifest does not fit the files.
     """
     manifest = read_manifest(folder)
     check_files(folder, manifest)
-    stored = load_file(folder / WEIGHTS)
+    program = jax_export.deserialize(bytearray((folder / PROGRAM).read_bytes()))
+    try:
+        arrays = _arrays(load_file(folder / WEIGHTS), manifest["weights"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise BrokenBundleError(f"the manifest does not fit the stored arrays: {error}") from error
+    taken = [(a.shape, a.dtype) for a in program.in_avals[:-1]]
+    if taken != [(arrays[name].shape, arrays[name].dtype) for name in sorted(arrays)]:
+        raise BrokenBundleError("the stored arrays are not what the program takes")
+    return Bundle(folder=folder, manifest=manifest, arrays=arrays, program=program)
+
+
+def _arrays(
+    stored: Mapping[str, np.ndarray], weights: Mapping[str, Any]
+) -> Mapping[str, np.ndarray]:
     layouts = {
         name: Layout(**{**plain, "shape": tuple(plain["shape"])})
-        for name, plain in manifest["weights"]["layouts"].items()
+        for name, plain in weights["layouts"].items()
     }
-    return Bundle(
-        folder=folder,
-        manifest=manifest,
-        arrays=unpack(stored, layouts, float(manifest["weights"]["input_limit"])),
-        program=jax_export.deserialize(bytearray((folder / PROGRAM).read_bytes())),
-    )
+    return unpack(stored, layouts, float(weights["input_limit"]))

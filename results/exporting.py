@@ -58,6 +58,7 @@ def export_bundle(run: Run, trial: Trial, target: str, folder: Path) -> dict[str
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(f"{str(folder)!r} exists and is not empty: name another with -o")
+    folder = folder.resolve()  # "." has no name to put a draft beside
     bench = run.workbench()
     weights = trained_weights(run, trial, bench)
     draft = folder.with_name(f".{folder.name}.part")

@@ -24,16 +24,21 @@ def leaderboard(run: Run, target: str | None = None) -> pd.DataFrame:
 
     Columns: `trial`; each objective, then `accuracy (test)` (the metric's name) where it was
     scored; `smaller`, how many times less than the same model dense in float32; then the
-    parameters, NaN where one is inactive.
+    parameters, NaN where one is inactive; `NAME (parameter)` where a figure has its name.
     """
     target = run.target(target)
     objectives = run.objectives(target)
-    frame = pd.DataFrame([_row(trial, objectives) for trial in run.front(target)])
-    parameters = [name for name in run.header["config"]["space"] if name in frame]
-    return frame[[c for c in frame if c not in parameters] + parameters]
+    front = run.front(target)
+    if not front:
+        return pd.DataFrame(columns=["trial", *(o.name for o in objectives)])
+    figures = pd.DataFrame([_figures(trial, objectives) for trial in front])
+    choices = pd.DataFrame([dict(trial.candidate) for trial in front])
+    choices = choices[[name for name in run.header["config"]["space"] if name in choices]]
+    taken = {name: f"{name} (parameter)" for name in choices if name in figures}
+    return pd.concat([figures, choices.rename(columns=taken)], axis=1)
 
 
-def _row(trial: Trial, objectives: Sequence[Objective]) -> dict[str, Any]:
+def _figures(trial: Trial, objectives: Sequence[Objective]) -> dict[str, Any]:
     row: dict[str, Any] = {"trial": trial.number}
     for objective in objectives:
         row[objective.name] = trial.measured(objective).value
@@ -42,7 +47,7 @@ def _row(trial: Trial, objectives: Sequence[Objective]) -> dict[str, Any]:
     for m in trial.measurements:
         if m.objective == "size":
             row["smaller"] = m.detail["dense_float32"] / m.value
-    return {**row, **trial.candidate}
+    return row
 
 
 def render(run: Run, target: str | None, form: Format) -> str:

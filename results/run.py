@@ -95,9 +95,9 @@ class Run:
     def trial(self, number: int) -> Trial:
         """A trial by its number. Raises UsageError where there is none."""
         if not 0 <= number < len(self.trials):
-            raise UsageError(
-                f"the run {str(self.folder)!r} has trials 0 to {len(self.trials) - 1}, got {number}"
-            )
+            last = len(self.trials) - 1
+            there = f"trials 0 to {last}" if self.trials else "no trial yet"
+            raise UsageError(f"the run {str(self.folder)!r} has {there}, got {number}")
         return self.trials[number]
 
     def front(self, target: str) -> list[Trial]:

@@ -185,7 +185,7 @@ def load_config(path: Path) -> SearchConfig:
         raise UsageError(f"there is no config {str(path)!r}: check the path")
     try:
         plain = yaml.load(path.read_text("utf-8"), Loader=_Loader)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # bytes that are no text, a date that is none
         raise UsageError(f"{str(path)!r} is not YAML: {error}") from None
     return parse_config(plain, str(path))
 
@@ -194,7 +194,8 @@ class _Loader(yaml.SafeLoader):
     """Plain data only; reads 1e-4 as a number, as YAML 1.2 does, and refuses a key twice."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        merge = "tag:yaml.org,2002:merge"  # what is merged in may be overridden
+        keys = [self.construct_object(k, deep=True) for k, _ in node.value if k.tag != merge]
         for key in keys:
             if keys.count(key) > 1:
                 raise yaml.constructor.ConstructorError(

@@ -176,7 +176,7 @@ def run_search(
 def _unfinished(run: Run, plan: Plan) -> bool:
     """Whether a run has anything left to do."""
     trials = plan.config.budget.trials
-    on_front = {t for name in run.targets for t in run.front(name)}
+    on_front = [t for name in run.targets for t in run.front(name)]
     return (
         trials is None
         or len(run.trials) < trials
@@ -275,13 +275,14 @@ class _Search:
         seen = {t.candidate for t in self._trials.values()}
         found: dict[Candidate, None] = {}
         for _ in range(_ASKS):
-            proposed = self._plan.sampler.ask(state, count - len(found), rng)
+            wanted = count - len(found)
+            proposed = self._plan.sampler.ask(state, wanted, rng)
             for candidate in proposed:
                 if candidate not in seen:
                     found[candidate] = None
             if len(found) == count:
                 break
-            if not proposed:  # a sampler that has come to its end
+            if len(proposed) < wanted:  # a sampler that has come to its end
                 return list(found)
         for _ in range(_DRAWS):
             if len(found) == count:

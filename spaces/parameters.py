@@ -262,7 +262,7 @@ class Integer(_Numeric):
     def canonical(self, value: object) -> int:
         if not _is_number(value) or int(value) != value:  # type: ignore[call-overload]
             raise self._outside(value)
-        number = int(value)  # type: ignore[call-overload]  # checked by _is_number
+        number: int = int(value)  # type: ignore[call-overload]  # checked by _is_number
         if not self.low <= number <= self.high or (number - int(self.low)) % int(self.step or 1):
             raise self._outside(value)
         return number

@@ -18,11 +18,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from paretax.spaces.dimensions import Setting, is_whole
 
 FLOAT_BITS = 32
 """The width that means no quantisation."""
+
+_SMALLEST = float(np.finfo(np.float32).tiny)  # a smaller step has no finite reciprocal
 
 _ACTIVE_BITS = Setting(
     name="activation_bits",
@@ -64,7 +67,7 @@ def largest_code(bits: jax.Array | int) -> jax.Array:
 def scale(largest: jax.Array, limit: jax.Array) -> jax.Array:
     """The step of the grid that reaches `largest` at the code `limit`; 1 where it vanishes."""
     step = largest * (1.0 / limit)
-    return jnp.where(step >= jnp.finfo(jnp.float32).tiny, step, 1.0)
+    return jnp.where(step >= _SMALLEST, step, 1.0)
 
 
 def codes(values: jax.Array, step: jax.Array, limit: jax.Array) -> jax.Array:

@@ -58,10 +58,12 @@ def load_task(name: str, search_path: Iterable[Path] = ()) -> Task:
     task = getattr(module, attribute)
     if inspect.isclass(task) or inspect.isfunction(task):
         try:
-            inspect.signature(task).bind()
-        except TypeError as error:
-            raise UsageError(f"{name!r} must need no arguments to make a task: {error}") from error
-        task = task()
+            task = task()
+        except Exception as error:
+            raise UsageError(
+                f"calling {name!r} without arguments must give a task, but it raised "
+                f"{type(error).__name__}: {error}"
+            ) from error
     lacking = [m for m in _MEMBERS if not hasattr(task, m)]
     if lacking:
         raise UsageError(

@@ -8,7 +8,7 @@ from itertools import islice
 
 import numpy as np
 
-from paretax.errors import UsageError
+from paretax.search.samplers.options import check_batch, check_whole
 from paretax.search.samplers.protocol import Observation
 from paretax.spaces import Candidate, Space
 
@@ -31,8 +31,8 @@ class GridSampler:
     batch: int | None = None
 
     def __post_init__(self) -> None:
-        if isinstance(self.points, bool) or not isinstance(self.points, int) or self.points < 1:
-            raise UsageError(f"the grid's points must be a whole number from 1, got {self.points}")
+        check_whole("the grid's points", self.points, 1)
+        check_batch(self.batch)
 
     def init(self, space: Space) -> _GridState:
         return _GridState(space=space, told=frozenset())

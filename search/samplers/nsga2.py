@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from paretax.errors import UsageError
 from paretax.results.pareto import ranks
+from paretax.search.samplers.options import check_probability, check_whole
 from paretax.search.samplers.protocol import Observation
 from paretax.spaces import Candidate, Space, crossover, mutate
 
@@ -41,15 +41,10 @@ class NSGA2Sampler:
     mutation: float | None = None
 
     def __post_init__(self) -> None:
-        if (
-            isinstance(self.population, bool)
-            or not isinstance(self.population, int)
-            or self.population < 2
-        ):
-            raise UsageError(f"the population must be a whole number from 2, got {self.population}")
-        for name, share in (("crossover", self.crossover), ("mutation", self.mutation)):
-            if share is not None and not 0 <= share <= 1:
-                raise UsageError(f"{name} must be a probability from 0 to 1, got {share}")
+        check_whole("the population", self.population, 2)
+        check_probability("crossover", self.crossover)
+        if self.mutation is not None:
+            check_probability("mutation", self.mutation)
 
     @property
     def batch(self) -> int:

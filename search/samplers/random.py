@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from paretax.search.samplers.options import check_batch
 from paretax.search.samplers.protocol import Observation
 from paretax.spaces import Candidate, Space
 
@@ -16,6 +17,9 @@ class RandomSampler:
     """Draws each candidate alone."""
 
     batch: int | None = None
+
+    def __post_init__(self) -> None:
+        check_batch(self.batch)
 
     def init(self, space: Space) -> Space:
         return space

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from paretax.errors import UsageError
+from paretax.search.samplers.options import check_batch, check_whole
 from paretax.search.samplers.protocol import Observation
 from paretax.spaces import Candidate, Float, Integer, Parameter, Space, Value
 
@@ -42,8 +43,8 @@ class TPESampler:
     batch: int | None = None
 
     def __post_init__(self) -> None:
-        if isinstance(self.startup, bool) or not isinstance(self.startup, int) or self.startup < 0:
-            raise UsageError(f"startup must be a whole number from 0, got {self.startup!r}")
+        check_whole("startup", self.startup, 0)
+        check_batch(self.batch)
         try:
             import optuna
         except ModuleNotFoundError as error:
@@ -82,7 +83,7 @@ class TPESampler:
                 study.tell(trial, state=optuna.trial.TrialState.FAIL)
             else:
                 found.append(candidate)
-        return found
+        return found + [state.space.sample(rng) for _ in range(count - len(found))]
 
 
 def _suggest(space: Space, trial: Any) -> Candidate | None:

@@ -1,0 +1,133 @@
+"""The commands on a small real run."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from paretax.results import Run
+
+
+def test_search_then_everything_that_reads_a_run(
+    command: Any, config: Any, config_file: Any, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    searched = command("search", config_file(config), "--out", run)
+    assert (searched.code, searched.err) == (0, "")
+    assert "6 trials" in searched.out
+    opened = Run.open(run)
+    assert len(opened.trials) == 6
+    assert all(t.test is not None for t in opened.front("cpu"))
+    assert all(t.test is None for t in opened.trials if t not in opened.front("cpu"))
+
+    bundle = tmp_path / "bundle"
+    exported = command("export", run, "--target", "cpu", "--pick", "best:size", "-o", bundle)
+    assert exported.code == 0, exported.err
+    assert {p.name for p in bundle.iterdir()} == {
+        "config.yaml",
+        "manifest.json",
+        "model_card.md",
+        "program.stablehlo",
+        "weights.safetensors",
+    }
+    shutil.rmtree(run)  # a bundle stands on its own
+    verified = command("verify", bundle)
+    assert verified.code == 0, verified.err
+    weights = bundle / "weights.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\x7f")
+    broken = command("verify", bundle)
+    assert broken.code == 1
+    assert "checksum" in broken.err
+
+
+def test_trials_option_replaces_the_budget(
+    command: Any, config: Any, config_file: Any, tmp_path: Path
+) -> None:
+    path = config_file(config)
+    assert command("search", path, "--out", tmp_path / "run", "--trials", 2).code == 0
+    assert len(Run.open(tmp_path / "run").trials) == 2
+    more = command("search", path, "--out", tmp_path / "run", "--trials", 5, "--resume")
+    assert more.code == 0, more.err
+    assert len(Run.open(tmp_path / "run").trials) == 5
+
+
+def test_the_default_folder_has_the_name_of_the_config(
+    command: Any, config: Any, config_file: Any, tmp_path: Path, monkeypatch: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert command("search", config_file(config), "--trials", 2).code == 0
+    assert len(Run.open(tmp_path / "runs" / "config").trials) == 2
+
+
+def test_leaderboard_formats_tell_the_same(command: Any, small_run: Path) -> None:
+    front = [t.number for t in Run.open(small_run).front("cpu")]
+    plain = json.loads(command("leaderboard", small_run, "--format", "json").out)
+    assert [row["trial"] for row in plain["front"]] == front
+    for row in plain["front"]:
+        assert {m["provenance"] for m in row["measurements"]} <= {
+            "measured",
+            "compiled",
+            "modelled",
+        }
+    csv = command("leaderboard", small_run, "--format", "csv").out.splitlines()
+    assert len(csv) == 1 + len(front)
+    for form in ("table", "markdown"):
+        text = command("leaderboard", small_run, "--target", "cpu", "--format", form).out
+        assert "measured" in text
+        assert "modelled" in text
+
+
+def test_reproduce_gives_every_recorded_accuracy_again(command: Any, small_run: Path) -> None:
+    for trial in Run.open(small_run).trials:
+        outcome = command("reproduce", small_run, trial.number)
+        assert outcome.code == 0, outcome.err
+        assert "reproduced exactly" in outcome.out
+
+
+def test_reproduce_tells_a_difference(command: Any, small_run: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(small_run, copy)
+    trial = Run.open(copy).trials[0]
+    (recorded,) = (m.value for m in trial.measurements if m.objective == "accuracy")
+    journal = copy / "journal.jsonl"
+    journal.write_text(journal.read_text().replace(f'"value":{recorded}', '"value":0.123'))
+    outcome = command("reproduce", copy, 0)
+    assert outcome.code == 1
+    assert "not reproduced" in outcome.err
+
+
+def test_score_measures_without_training(command: Any) -> None:
+    plain = json.loads(
+        command("score", "digits", "--target", "cpu", "--set", "width=8", "--format", "json").out
+    )
+    found = {m["objective"]: m for m in plain["measurements"]}
+    assert set(found) == {"latency", "memory", "size"}
+    # 64 -> 8 -> 8 -> 10, float32: weights and biases
+    assert found["size"]["value"] == 4 * (64 * 8 + 8 + 8 * 8 + 8 + 8 * 10 + 10)
+    four = command(
+        "score", "digits", "--target", "cpu", "--set", "width=8", "--set", "weight_bits=4"
+    )
+    assert four.code == 0
+    assert "modelled" in four.out
+
+
+def test_space_and_profiles(command: Any, config: Any, config_file: Any) -> None:
+    shown = command("space", config_file(config))
+    assert shown.code == 0
+    assert "quantize = true" in shown.out
+    assert "7 parameters" in shown.out
+    plain = json.loads(command("space", config_file(config), "--format", "json").out)
+    # 2 widths x 4 epochs x (no quantisation + 7 x 5 widths)
+    assert plain["size"] == {"combinations": 2 * 4 * (1 + 7 * 5), "exact": True, "continuous": 1}
+    assert "cpu" in command("profiles", "list").out
+    assert "platform: cpu" in command("profiles", "show", "cpu").out
+
+
+def test_csv_is_read_by_pandas(command: Any, small_run: Path, tmp_path: Path) -> None:
+    file = tmp_path / "front.csv"
+    file.write_text(command("leaderboard", small_run, "--format", "csv").out)
+    assert list(pd.read_csv(file)["trial"]) == [t.number for t in Run.open(small_run).front("cpu")]

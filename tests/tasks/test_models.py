@@ -1,0 +1,314 @@
+"""Models of every kind in one pure form, which computes what the model itself does."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import flax.linen as linen
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from paretax.errors import UsageError
+from paretax.tasks import Arrays, Data, Model, Split, build_model, classification
+
+if TYPE_CHECKING:
+    from tests.conftest import Net
+
+EXAMPLE = jax.ShapeDtypeStruct((1, 4), jnp.float32)
+X = jax.random.normal(jax.random.key(7), (5, 4))
+KEY = jax.random.key(3)
+
+
+def no_data() -> Data:
+    part = Split(np.zeros((2, 4), np.float32), np.arange(2))
+    return Data(train=part, validation=part, test=part)
+
+
+def pure(build: Any, config: dict[str, Any] | None = None) -> Model:
+    task = classification("mine", load=no_data, build=build, defaults={})
+    return build_model(task, config or {}, EXAMPLE)
+
+
+def same(one: Arrays, other: Arrays) -> bool:
+    return one.keys() == other.keys() and all(bool((one[n] == other[n]).all()) for n in one)
+
+
+# A model of each kind -----------------------------------------------------------------------------
+
+
+def test_initial_arrays_follow_the_key(net: Net) -> None:
+    init = jax.jit(net.model.init)
+    params, state = init(jax.random.key(0))
+    again, state_again = init(jax.random.key(0))
+    others, _ = init(jax.random.key(1))
+    assert same(params, again)
+    assert same(params, net.params)
+    assert same(state, state_again)
+    random = [n for n in params if n.endswith(("kernel", "w")) or n == "out"]
+    assert random
+    assert not any((params[n] == others[n]).all() for n in random)
+
+
+def test_the_functions_can_be_traced_and_differentiated(net: Net) -> None:
+    @jax.jit
+    def slope(params: Arrays, state: Arrays, key: jax.Array) -> tuple[Arrays, Arrays]:
+        def loss(params: Arrays) -> tuple[jax.Array, Arrays]:
+            outputs, new_state = net.model.apply(params, state, net.inputs, key)
+            return (outputs**2).sum(), new_state
+
+        gradient, new_state = jax.grad(loss, has_aux=True)(params)
+        return gradient, new_state
+
+    gradient, state = slope(net.params, net.state, KEY)
+    assert gradient.keys() == net.params.keys()
+    assert state.keys() == net.state.keys()
+    assert {n: (a.shape, a.dtype) for n, a in state.items()} == {
+        n: (a.shape, a.dtype) for n, a in net.state.items()
+    }
+    for name, part in gradient.items():
+        assert np.isfinite(part).all()
+        if name != "attention/key/bias":  # shifts all scores of a query alike
+            assert (part != 0).any()
+
+
+@pytest.mark.parametrize("kind", ["nnx", "linen"])
+def test_dropout_acts_in_training_only(kind: str, request: pytest.FixtureRequest) -> None:
+    net: Net = request.getfixturevalue(f"{kind}_net")
+    apply, predict = jax.jit(net.model.apply), jax.jit(net.model.predict)
+    args = (net.params, net.state, net.inputs)
+    one, state_one = apply(*args, jax.random.key(0))
+    again, state_again = apply(*args, jax.random.key(0))
+    other, _ = apply(*args, jax.random.key(1))
+    np.testing.assert_array_equal(one, again)
+    assert same(state_one, state_again)
+    assert not np.allclose(one, other)
+    np.testing.assert_array_equal(predict(*args), predict(*args))
+
+
+@pytest.mark.parametrize("kind", ["nnx", "linen"])
+def test_batch_statistics_move_in_training_and_are_used_in_inference(
+    kind: str, request: pytest.FixtureRequest
+) -> None:
+    net: Net = request.getfixturevalue(f"{kind}_net")
+    prefix = "" if kind == "nnx" else "batch_stats/"
+    mean, var = f"{prefix}norm/mean", f"{prefix}norm/var"
+    assert set(net.state) == {mean, var}
+    _, state = jax.jit(net.model.apply)(net.params, net.state, net.inputs, KEY)
+
+    convolved = jax.lax.conv_general_dilated(
+        net.inputs,
+        net.params["conv/kernel"],
+        (1, 1),
+        "SAME",
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+    seen = np.asarray(convolved + net.params["conv/bias"]).reshape(-1, 4)
+    expected = 0.99 * net.state[mean] + 0.01 * seen.mean(axis=0)
+    np.testing.assert_allclose(state[mean], expected, rtol=1e-5, atol=1e-6)
+    expected = 0.99 * net.state[var] + 0.01 * seen.var(axis=0)
+    np.testing.assert_allclose(state[var], expected, rtol=1e-5)
+
+    predict = jax.jit(net.model.predict)
+    with_old = predict(net.params, net.state, net.inputs)
+    assert not np.allclose(with_old, predict(net.params, state, net.inputs))
+    alone = predict(net.params, net.state, net.inputs[:1])  # no statistics of the batch
+    np.testing.assert_allclose(alone, with_old[:1], rtol=1e-5, atol=1e-6)
+
+
+def test_a_pair_computes_what_its_functions_do(pair_net: Net) -> None:
+    net = pair_net
+    x = net.inputs.reshape(5, 16)
+    hidden = jax.nn.relu(x @ net.params["first/w"] + net.params["first/b"])
+    expected = hidden @ net.params["out"]
+    outputs, state = net.model.apply(net.params, {}, net.inputs, KEY)
+    np.testing.assert_allclose(outputs, expected, rtol=1e-6)
+    np.testing.assert_array_equal(net.model.predict(net.params, {}, net.inputs), outputs)
+    assert state == {}
+    assert set(net.params) == {"first/w", "first/b", "out"}
+
+
+# More than ten layers -----------------------------------------------------------------------------
+
+
+class DeepNnx(nnx.Module):
+    """Twelve layers that do not commute; by name, the eleventh comes before the third."""
+
+    def __init__(self, rngs: nnx.Rngs) -> None:
+        self.layers = nnx.List([nnx.Linear(4, 4, rngs=rngs) for _ in range(12)])
+        self.dropout = nnx.Dropout(0.5, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        for layer in self.layers:
+            x = jnp.tanh(layer(x))
+        return self.dropout(x)
+
+
+class DeepLinen(linen.Module):
+    """The same in flax.linen."""
+
+    def setup(self) -> None:
+        self.layers = [linen.Dense(4) for _ in range(12)]
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        for layer in self.layers:
+            x = jnp.tanh(layer(x))
+        return x
+
+
+def test_a_list_of_nnx_layers_keeps_its_order() -> None:
+    model = pure(lambda config, rngs: DeepNnx(rngs))
+    params, state = jax.jit(model.init)(KEY)
+    names = {f"layers/{i}/{part}" for i in range(12) for part in ("kernel", "bias")}
+    assert set(params) == names
+    assert state == {}
+
+    module = nnx.jit(lambda key: DeepNnx(nnx.Rngs(key)))(KEY)
+    for i in range(12):
+        np.testing.assert_allclose(
+            params[f"layers/{i}/kernel"], module.layers[i].kernel[...], rtol=1e-6
+        )
+    module.eval()  # type: ignore[no-untyped-call]
+    np.testing.assert_allclose(
+        jax.jit(model.predict)(params, state, X), nnx.jit(module)(X), rtol=1e-5
+    )
+
+
+def test_a_list_of_linen_layers_keeps_its_order() -> None:
+    model = pure(lambda config: DeepLinen())
+    params, state = jax.jit(model.init)(KEY)
+    module = DeepLinen()
+    variables = {
+        "params": {
+            f"layers_{i}": {part: params[f"layers_{i}/{part}"] for part in ("kernel", "bias")}
+            for i in range(12)
+        }
+    }
+    expected = jax.jit(module.apply)(variables, X)
+    np.testing.assert_allclose(jax.jit(model.predict)(params, state, X), expected, rtol=1e-5)
+
+
+def test_a_pair_with_a_list_keeps_its_order() -> None:
+    def init(key: jax.Array, x: jax.Array) -> list[jax.Array]:
+        return [jnp.full((), float(i)) for i in range(12)]
+
+    def apply(params: list[jax.Array], x: jax.Array) -> jax.Array:
+        return jnp.stack(params)
+
+    model = pure(lambda config: (init, apply))
+    params, state = model.init(KEY)
+    assert float(params["10"]) == 10
+    np.testing.assert_array_equal(model.predict(params, state, X), np.arange(12))
+
+
+# Kinds of build -----------------------------------------------------------------------------------
+
+
+class Switched(linen.Module):
+    """Dropout behind an argument; subclasses name it."""
+
+    def go(self, x: jax.Array, train: bool) -> jax.Array:
+        gain = self.param("gain", linen.initializers.ones, ())
+        dropped: jax.Array = linen.Dropout(0.5, deterministic=not train)(x)
+        return gain * dropped
+
+
+class Train(Switched):
+    @linen.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        return self.go(x, train)
+
+
+class Training(Switched):
+    @linen.compact
+    def __call__(self, x: jax.Array, *, training: bool = False) -> jax.Array:
+        return self.go(x, training)
+
+
+class IsTraining(Switched):
+    @linen.compact
+    def __call__(self, x: jax.Array, is_training: bool) -> jax.Array:
+        return self.go(x, is_training)
+
+
+class Deterministic(Switched):
+    @linen.compact
+    def __call__(self, x: jax.Array, deterministic: bool) -> jax.Array:
+        return self.go(x, not deterministic)
+
+
+class RunningAverage(Switched):
+    @linen.compact
+    def __call__(self, x: jax.Array, use_running_average: bool) -> jax.Array:
+        return self.go(x, not use_running_average)
+
+
+@pytest.mark.parametrize(
+    "module", [Train, Training, IsTraining, Deterministic, RunningAverage], ids=lambda m: m.__name__
+)
+def test_linen_arguments_that_mean_training(module: type[linen.Module]) -> None:
+    model = pure(lambda config: module())
+    params, state = model.init(KEY)
+    assert bool((model.predict(params, state, X) == X).all())
+    outputs, _ = model.apply(params, state, X, KEY)
+    assert set(np.unique(np.asarray(outputs / X).round(3))) == {0.0, 2.0}
+
+
+def test_build_reads_its_config_with_one_argument_or_two() -> None:
+    def two(config: Any, rngs: nnx.Rngs) -> nnx.Linear:
+        return nnx.Linear(4, config["width"], rngs=rngs)
+
+    def one(config: Any) -> nnx.Linear:
+        return nnx.Linear(4, config["width"], rngs=nnx.Rngs(0))
+
+    for build in (two, one):
+        model = pure(build, {"width": 7})
+        params, state = model.init(KEY)
+        assert params["kernel"].shape == (4, 7)
+        assert model.predict(params, state, X).shape == (5, 7)
+    own = [pure(one, {"width": 7}).init(jax.random.key(i))[0]["kernel"] for i in range(2)]
+    np.testing.assert_array_equal(own[0], own[1])  # its weights are its own affair
+
+
+def test_building_computes_nothing() -> None:
+    def init(key: jax.Array, x: jax.Array) -> jax.Array:
+        assert isinstance(key, jax.core.Tracer)
+        return jnp.zeros((4, 2))
+
+    pure(lambda config: (init, lambda params, x: x @ params))
+
+
+def test_modules_inside_modules_have_the_paths_of_their_attributes() -> None:
+    class Outer(nnx.Module):
+        def __init__(self, rngs: nnx.Rngs) -> None:
+            self.value = nnx.Linear(4, 4, rngs=rngs)  # a name that nnx uses itself
+            self.blocks = nnx.List([nnx.Dict(key=nnx.Linear(4, 4, rngs=rngs))])
+
+        def __call__(self, x: jax.Array) -> jax.Array:
+            y: jax.Array = self.blocks[0]["key"](self.value(x))
+            return y
+
+    params, _ = pure(lambda config, rngs: Outer(rngs)).init(KEY)
+    assert set(params) == {
+        "value/kernel",
+        "value/bias",
+        "blocks/0/key/kernel",
+        "blocks/0/key/bias",
+    }
+
+
+@pytest.mark.parametrize(
+    ("built", "kind"),
+    [
+        (None, "NoneType"),
+        ({"w": 1}, "dict"),
+        ((1, 2), "tuple"),
+        ((len, len, len), "tuple"),
+        (len, "b"),
+    ],
+)
+def test_what_is_no_model(built: Any, kind: str) -> None:
+    with pytest.raises(UsageError, match=f"build of task 'mine' must return a .*, got {kind}"):
+        pure(lambda config: built)
