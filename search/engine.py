@@ -38,6 +38,7 @@ from paretax.tasks import load_task
 
 _ASKS = 20  # times that a sampler is asked for a batch before new candidates are drawn at random
 _DRAWS = 1000  # random draws before a space counts as exhausted
+_MODELS = 8  # random candidates of which one must build before a search starts
 _HOPELESS = 12  # trials that all fail before a search gives up
 
 
@@ -81,15 +82,17 @@ def plan(config: SearchConfig, search_path: Sequence[Path] = ()) -> Plan:
     sampler = make_sampler(config.sampler.name, config.sampler.options)
     bench = Workbench(task)
     examples = len(bench.data.train)
-    candidate = space.sample(np.random.default_rng(config.seed))
-    for name in ("batch_size",):
-        values = space[name].grid(1000) if name in space else [choose(SETTINGS, {})[name]]
-        if int(max(values)) > examples:
-            raise UsageError(
-                f"{name} must not exceed the {examples} training examples, "
-                f"got up to {max(values)}: lower it"
-            )
-    _try_model(bench, candidate)
+    sizes = (
+        space["batch_size"].grid(1000)
+        if "batch_size" in space
+        else [choose(SETTINGS, {})["batch_size"]]
+    )
+    if int(max(sizes)) > examples:
+        raise UsageError(
+            f"batch_size must not exceed the {examples} training examples, "
+            f"got up to {max(sizes)}: lower it"
+        )
+    _try_models(bench, space, np.random.default_rng(config.seed))
     return Plan(
         config=config,
         space=space,
@@ -100,22 +103,31 @@ def plan(config: SearchConfig, search_path: Sequence[Path] = ()) -> Plan:
     )
 
 
+def _try_models(bench: Workbench, space: Space, rng: np.random.Generator) -> None:
+    """Trace a model and its loss, so that what is wrong with all of them shows at once.
+
+    A space may hold candidates that the task refuses: one of eight random ones must do.
+    """
+    for attempt in range(_MODELS):
+        candidate = space.sample(rng)
+        try:
+            _try_model(bench, candidate)
+            return
+        except Exception as error:
+            if attempt == _MODELS - 1:
+                raise UsageError(
+                    f"task {bench.task.name!r} fails for all of {_MODELS} random candidates, the "
+                    f"last {dict(candidate)} with {type(error).__name__}: {error}"
+                ) from error
+
+
 def _try_model(bench: Workbench, candidate: Candidate) -> None:
-    """Trace one model and its loss, so that what is wrong with all of them shows at once."""
-    name = bench.task.name
-    try:
-        prepared = bench.prepared(candidate)
-        targets = bench.data.train.targets
-        batch = jax.ShapeDtypeStruct((2, *targets.shape[1:]), targets.dtype)
-        loss = jax.eval_shape(bench.task.loss, prepared.outputs, batch)
-    except UsageError:
-        raise
-    except Exception as error:
-        raise UsageError(
-            f"task {name!r} fails for {dict(candidate)}: {type(error).__name__}: {error}"
-        ) from error
+    prepared = bench.prepared(candidate)
+    targets = bench.data.train.targets
+    batch = jax.ShapeDtypeStruct((2, *targets.shape[1:]), targets.dtype)
+    loss = jax.eval_shape(bench.task.loss, prepared.outputs, batch)
     if not isinstance(loss, jax.ShapeDtypeStruct) or loss.shape != ():
-        raise UsageError(f"the loss of task {name!r} must be a scalar, got {loss}")
+        raise UsageError(f"the loss must be a scalar, got {loss}")
 
 
 def run_search(

@@ -47,11 +47,13 @@ def command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch)
     def run(*arguments: object) -> Outcome:
         monkeypatch.setattr("sys.argv", ["paretax", *map(str, arguments)])
         capsys.readouterr()
-        with pytest.raises(SystemExit) as stop:
+        code = 0
+        try:
             main()
-            raise SystemExit(0)
+        except SystemExit as stop:
+            code = int(stop.code or 0)
         printed = capsys.readouterr()
-        return Outcome(code=int(stop.value.code or 0), out=printed.out, err=printed.err)
+        return Outcome(code=code, out=printed.out, err=printed.err)
 
     return run
 

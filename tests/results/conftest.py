@@ -1,7 +1,8 @@
-"""A small run, written by hand into a journal."""
+"""Two runs: one written by hand into a journal, and a small real one."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 
 from paretax.results import Journal, Run
 from paretax.results.journal import FORMAT
+from paretax.search import parse_config, plan, run_search
 
 OBJECTIVES = [
     {
@@ -160,10 +162,39 @@ def write_run(tmp_path: Path) -> WriteRun:
 @pytest.fixture
 def events() -> list[dict[str, Any]]:
     """The run's events: trials 0, 1 and 2 on the front, 3 and 5 beyond a limit, 4 diverged."""
-    return list(EVENTS)
+    return copy.deepcopy(EVENTS)
 
 
 @pytest.fixture
 def run(write_run: WriteRun, events: list[dict[str, Any]]) -> Run:
     """The run of `events`."""
     return write_run(events)
+
+
+# A real run ---------------------------------------------------------------------------------------
+
+CONFIG = {
+    "task": "breast_cancer",
+    "objectives": ["accuracy", "latency", "size"],
+    "executor": "inline",
+    "sampler": {"name": "grid", "options": {"points": 3}},
+    "budget": {"trials": 6},
+    "batch": 6,
+    "space": {
+        "width": 3,
+        "sparsity": {"type": "ordinal", "choices": [0.0, 0.6, 0.999]},
+        "quantize": {"type": "categorical", "choices": [True, False]},
+        "weight_bits": {"type": "ordinal", "choices": [3], "when": {"quantize": True}},
+        "depth": 1,
+        "epochs": 3,
+        "batch_size": 64,
+        "learning_rate": 0.02,
+    },
+}
+
+
+@pytest.fixture(scope="session")
+def searched(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Six trials on the breast cancer task, searched in this process. Not to be changed."""
+    out = tmp_path_factory.mktemp("searched") / "run"
+    return run_search(plan(parse_config(CONFIG, "the config")), out)

@@ -80,7 +80,7 @@ def test_no_candidate_is_tried_twice_and_a_small_space_ends_the_search(tmp_path:
     space = {"width": {"type": "ordinal", "choices": [4, 8]}, "epochs": 2, "depth": 1}
     for sampler in ("random", "grid", "nsga2", "tpe"):
         run = search(tmp_path / sampler, space=space, sampler=sampler)
-        assert sorted(t.candidate["width"] for t in run.trials) == [4, 8]  # type: ignore[type-var]
+        assert sorted(t.candidate["width"] for t in run.trials) == [4, 8]
         whys = [e["why"] for e in read_events(run.folder) if e["event"] == "stopped"]
         assert whys == ["the space holds no further candidate"]
 
@@ -166,7 +166,7 @@ def test_a_divergent_training_is_a_result(tmp_path: Path) -> None:
 
 def test_a_search_in_which_all_fails_gives_up(tmp_path: Path) -> None:
     space = {**BASE["space"], "optimizer": "sgd", "learning_rate": 1e30}
-    with pytest.raises(SearchError, match="first 12 trials failed.*diverged"):
+    with pytest.raises(SearchError, match=r"first 12 trials failed.*diverged"):
         search(tmp_path / "run", space=space, budget={"trials": 40})
     assert len(Run.open(tmp_path / "run").trials) == 12
 

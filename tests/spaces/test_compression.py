@@ -144,7 +144,7 @@ def naive_inference(programs: Programs, recipe: Recipe) -> np.ndarray:
             x_step = ranges[name].reshape(1) * (ONE / np.float32(limit))
             x = np.clip(np.rint(x * (ONE / x_step)), -limit, limit).astype(np.int64)
         y = x @ weight.astype(np.int64 if recipe.weights_quantized else np.float64)
-        return (y * (w_step * x_step)).astype(np.float32)
+        return np.asarray(y * (w_step * x_step), np.float32)
 
     x = np.asarray(net.inputs).reshape(-1, 16)
     return product(np.maximum(product(x, "first/w") + params["first/b"], 0), "out")

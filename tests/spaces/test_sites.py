@@ -34,6 +34,10 @@ PAIR = [
 EXPECTED = {"nnx": FLAX, "linen": FLAX, "pair": PAIR}
 
 
+def normal(seed: int, shape: tuple[int, ...]) -> jax.Array:
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
+
+
 def plainly(product: Product, x: jax.Array, weight: jax.Array) -> jax.Array:
     return product.run(x, weight.astype(x.dtype), product.dtype)
 
@@ -123,7 +127,7 @@ def test_computation_in_a_lower_precision(bfloat16_net: Net) -> None:
     net = bfloat16_net
     args = (net.params, net.state, net.inputs)
     sites = find_sites(net.model.predict, *args)
-    assert list(sites.values()) == FLAX
+    assert list(sites) == ["conv/kernel", "out/kernel"]
     found = jax.jit(replace_products(net.model.predict, sites, plainly))(*args)
     assert found.dtype == jnp.bfloat16
     np.testing.assert_array_equal(found, jax.jit(net.model.predict)(*args))
@@ -132,10 +136,10 @@ def test_computation_in_a_lower_precision(bfloat16_net: Net) -> None:
 # Functions one at a time --------------------------------------------------------------------------
 
 PARAMS = {
-    "u": jax.random.normal(jax.random.key(0), (4, 4)),
-    "w": jax.random.normal(jax.random.key(1), (4, 4)),
+    "u": normal(0, (4, 4)),
+    "w": normal(1, (4, 4)),
 }
-X = jax.random.normal(jax.random.key(2), (3, 4))
+X = normal(2, (3, 4))
 
 Function = Callable[[Any, Any], Any]
 
@@ -187,8 +191,8 @@ def test_these_are_sites(how: str) -> None:
 
 
 def test_products_with_a_batch_of_weights() -> None:
-    params = {"w": jax.random.normal(jax.random.key(0), (2, 3, 4))}
-    x = jax.random.normal(jax.random.key(1), (5, 2, 3))
+    params = {"w": normal(0, (2, 3, 4))}
+    x = normal(1, (5, 2, 3))
 
     def predict(p: Any, s: Any, x: Any) -> Any:
         return jnp.einsum("bhi,hio->bho", x, p["w"])
@@ -202,8 +206,8 @@ def test_products_with_a_batch_of_weights() -> None:
 
 @pytest.mark.parametrize("groups", [1, 2, 4])
 def test_grouped_convolutions(groups: int) -> None:
-    params = {"w": jax.random.normal(jax.random.key(0), (3, 4 // groups, 8))}
-    x = jax.random.normal(jax.random.key(1), (2, 6, 4))
+    params = {"w": normal(0, (3, 4 // groups, 8))}
+    x = normal(1, (2, 6, 4))
 
     def predict(p: Any, s: Any, x: Any) -> Any:
         numbers = ("NHC", "HIO", "NHC")

@@ -37,6 +37,14 @@ def make_from(width, depth=1):
     return task
 
 
+def make_late():
+    raise OSError("no such file")
+
+
+def make_none():
+    pass
+
+
 class Own:
     name = "class"
     metric = tasks.accuracy
@@ -139,8 +147,10 @@ def test_folders_come_behind_the_environment(tmp_path: Path, write: Write) -> No
             "'own_task:number' is no task: it lacks name, metric, defaults, data, bu",
         ),
         ("own_task:Half", "is no task: it lacks metric, build, loss .see paretax.Task"),
-        ("own_task:make_from", "without arguments must give a task, .*'width'"),
-        ("own_task:Needy", "without arguments must give a task, .*'path'"),
+        ("own_task:make_from", "calling .* without arguments must give a task, .*'width'"),
+        ("own_task:Needy", "calling 'own_task:Needy' without arguments must give a task, .*'path'"),
+        ("own_task:make_late", "must give a task, but it raised OSError: no such file"),
+        ("own_task:make_none", "is no task: it lacks name"),
         ("own_task:nnx", "is no task: it lacks name"),
     ],
 )

@@ -1,0 +1,226 @@
+"""The front as a table, in each of its forms."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from paretax.errors import UsageError
+from paretax.results import Run, leaderboard, render
+from paretax.results.leaderboard import FORMATS, Format, hypervolume
+from paretax.results.pareto import relative_hypervolume
+
+Plain = dict[str, Any]
+WriteRun = Callable[[list[Plain]], Run]
+
+COLUMNS = [
+    "trial",
+    "accuracy",
+    "accuracy (test)",
+    "latency",
+    "size",
+    "smaller",
+    "width",
+    "quantize",
+    "weight_bits",
+    "optimizer",
+]
+
+
+def test_the_frame_has_a_row_a_trial_of_the_front(run: Run) -> None:
+    frame = leaderboard(run)
+    assert list(frame) == COLUMNS
+    assert frame["trial"].tolist() == [2, 0, 1]
+    assert frame["accuracy"].tolist() == [0.95, 0.9, 0.8]
+    assert frame["latency"].tolist() == [30.0, 20.0, 25.0]
+    assert frame["size"].tolist() == [800.0, 400.0, 100.0]
+    assert frame["smaller"].tolist() == [1.0, 2.0, 8.0]
+    assert frame["width"].tolist() == [16, 8, 8]
+    assert frame["quantize"].tolist() == [False, False, True]
+    tests, bits = frame["accuracy (test)"], frame["weight_bits"]
+    assert tests.tolist()[:2] == [0.91, 0.88]
+    assert pd.isna(tests[2])  # it was not tested
+    assert bits.isna().tolist() == [True, True, False]
+    assert bits[2] == 4
+
+
+def table_rows(text: str) -> list[list[str]]:
+    """The cells of a plain table, without its head."""
+    lines = text.split("\n\n")[0].splitlines()
+    rule = next(i for i, line in enumerate(lines) if set(line) <= {"-", " "})
+    return [line.split() for line in lines[rule + 1 :]]
+
+
+def test_a_table_for_the_terminal(run: Run) -> None:
+    text = render(run, None, "table")
+    assert table_rows(text) == [
+        ["2", "0.95", "0.91", "30", "800", "1", "16", "false", "-", "sgd"],
+        ["0", "0.9", "0.88", "20", "400", "2", "8", "false", "-", "sgd"],
+        ["1", "0.8", "-", "25", "100", "8", "8", "true", "4", "sgd"],
+    ]
+    head = text.split("---")[0]
+    assert "(measured)" in head
+    assert "(us, measured)" in head
+    assert "(bytes, modelled)" in head
+
+
+def test_markdown_has_one_line_a_row(run: Run) -> None:
+    lines = render(run, "cpu", "markdown").split("\n\n")[0].splitlines()
+    cells = [[c.strip() for c in line.strip("|").split("|")] for line in lines]
+    assert len(lines) == 2 + 3
+    assert cells[0] == [
+        "trial",
+        "accuracy (measured)",
+        "accuracy (test)",
+        "latency (us, measured)",
+        "size (bytes, modelled)",
+        "smaller",
+        "width",
+        "quantize",
+        "weight_bits",
+        "optimizer",
+    ]
+    assert all(set(c) <= {"-", ":"} for c in cells[1])
+    assert cells[4] == ["1", "0.8", "-", "25", "100", "8", "8", "true", "4", "sgd"]
+
+
+@pytest.mark.parametrize("form", ["table", "markdown"])
+def test_the_caption_says_where_the_figures_are_from(run: Run, form: Format) -> None:
+    caption = " ".join(render(run, None, form).split("\n\n")[1].split())
+    assert "breast_cancer on cpu (batch 4, a processor)" in caption
+    assert "3 of 7 trials on the front" in caption
+    assert "4 trained, 2 rejected by a limit, 1 failed" in caption
+    assert f"Hypervolume {hypervolume(run, 'cpu'):.4f} of the first batch's box" in caption
+
+
+def test_provenances_in_one_column_are_all_said(
+    write_run: WriteRun, events: list[Plain]
+) -> None:
+    for event in events:
+        if event["event"] == "scored" and event["trial"] == 1:
+            event["measurements"][1] = {**event["measurements"][1], "provenance": "compiled"}
+    text = render(write_run(events), None, "markdown")
+    assert "latency (us, compiled/measured)" in text
+
+
+def test_csv_is_read_back(run: Run) -> None:
+    text = render(run, None, "csv")
+    found = pd.read_csv(io.StringIO(text))
+    pd.testing.assert_frame_equal(found, leaderboard(run))
+    assert text.splitlines()[0] == ",".join(COLUMNS)
+
+
+def test_json_is_stable(run: Run) -> None:
+    found = json.loads(render(run, None, "json"))
+    assert list(found) == [
+        "run",
+        "task",
+        "target",
+        "objectives",
+        "hypervolume",
+        "trials",
+        "front",
+    ]
+    assert (found["task"], found["target"], found["trials"]) == ("breast_cancer", "cpu", 7)
+    assert found["run"] == str(run.folder)
+    assert found["objectives"] == run.header["objectives"]
+    assert found["hypervolume"] == hypervolume(run, "cpu")
+    assert [t["trial"] for t in found["front"]] == [2, 0, 1]
+    assert found["front"][1] == {
+        "trial": 0,
+        "candidate": {"optimizer": "sgd", "quantize": False, "width": 8},
+        "measurements": [
+            {
+                "objective": "size",
+                "value": 400.0,
+                "unit": "bytes",
+                "provenance": "modelled",
+                "seconds": 0.0,
+                "detail": {"dense_float32": 800},
+            },
+            {
+                "objective": "latency",
+                "value": 20.0,
+                "unit": "us",
+                "provenance": "measured",
+                "target": "cpu",
+                "spread": 0.5,
+                "seconds": 0.25,
+                "detail": {"batch": 4, "program": "0123"},
+            },
+            {
+                "objective": "accuracy",
+                "value": 0.9,
+                "unit": "",
+                "provenance": "measured",
+                "seconds": 1.5,
+                "detail": {"split": "validation"},
+            },
+        ],
+        "test": {
+            "objective": "accuracy",
+            "value": 0.88,
+            "unit": "",
+            "provenance": "measured",
+            "seconds": 1.5,
+            "detail": {"split": "test"},
+        },
+    }
+    assert found["front"][2]["test"] is None
+
+
+def test_the_hypervolume_is_of_the_front_and_the_first_batch(run: Run) -> None:
+    losses = [t.losses(run.objectives("cpu")) for t in run.front("cpu")]
+    expected = relative_hypervolume(pd.DataFrame(losses).to_numpy(), *run.references["cpu"])
+    assert hypervolume(run, "cpu") == pytest.approx(expected)
+    assert 0 < expected < 1
+
+
+@pytest.fixture
+def unfinished(write_run: WriteRun, events: list[Plain]) -> Run:
+    """Nothing is trained yet."""
+    return write_run([e for e in events if e["event"] in ("run", "asked", "scored")])
+
+
+@pytest.mark.parametrize("form", ["table", "markdown"])
+def test_an_empty_front_says_so(unfinished: Run, form: Format) -> None:
+    assert render(unfinished, None, form) == (
+        f"no trial of {str(unfinished.folder)!r} has finished within the limits yet"
+    )
+
+
+def test_an_empty_front_is_still_csv_and_json(unfinished: Run) -> None:
+    frame = pd.read_csv(io.StringIO(render(unfinished, None, "csv")))
+    assert list(frame) == ["trial", "accuracy", "latency", "size"]
+    assert len(frame) == 0
+    found = json.loads(render(unfinished, None, "json"))
+    assert found["front"] == []
+    assert found["hypervolume"] is None
+    assert found["trials"] == 7
+
+
+def test_a_parameter_named_as_a_figure_does_not_take_its_place(
+    write_run: WriteRun, events: list[Plain]
+) -> None:
+    config = events[0]["config"]
+    events[0] = {**events[0], "config": {**config, "space": {**config["space"], "size": {}}}}
+    for i, event in enumerate(events):
+        if event["event"] == "asked":
+            trials = [
+                {**t, "candidate": {**t["candidate"], "size": 3}} for t in event["trials"]
+            ]
+            events[i] = {**event, "trials": trials}
+    frame = leaderboard(write_run(events))
+    assert frame["size"].tolist() == [800.0, 400.0, 100.0]
+    assert frame["size (parameter)"].tolist() == [3, 3, 3]
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_an_unknown_target_is_refused(run: Run, form: Format) -> None:
+    with pytest.raises(UsageError, match="unknown target 'gpu'"):
+        render(run, "gpu", form)
