@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -164,7 +165,20 @@ def _program(
     inputs = jax.ShapeDtypeStruct((batch, *example.shape[1:]), example.dtype)
     platform = load_profile(target).platform
     make = jax_export.export(deployed_program(prepared, recipe), platforms=(platform,))
-    return make(shapes, inputs), "batch"
+    with _without_locations():
+        return make(shapes, inputs), "batch"
+
+
+@contextmanager
+def _without_locations() -> Iterator[None]:
+    """Keep this machine's paths out of a program, and have equal programs in equal bytes."""
+    setting = "jax_traceback_in_locations_limit"
+    before = jax.config.values[setting]
+    jax.config.update(setting, 0)
+    try:
+        yield
+    finally:
+        jax.config.update(setting, before)
 
 
 def _card(manifest: Mapping[str, Any]) -> str:

@@ -40,7 +40,7 @@ class BudgetConfig(_Part):
     trials: int | None = Field(default=None, ge=1)
     """Candidates, the rejected and failed ones included; None: no bound."""
 
-    minutes: float | None = Field(default=None, gt=0)
+    minutes: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     """Time from the start or the resumption after which no new batch starts; None: no bound."""
 
 
@@ -92,7 +92,7 @@ class SearchConfig(_Part):
     batch: int | None = Field(default=None, ge=1)
     """Candidates that are asked for at once; None: as the sampler likes."""
 
-    trial_seconds: float | None = Field(default=None, gt=0)
+    trial_seconds: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     """Time after which a training counts as failed (`ray` only); None: no bound."""
 
     @field_validator("targets", mode="before")

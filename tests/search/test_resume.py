@@ -115,7 +115,7 @@ def test_kill_9_at_several_moments(executor: str, undisturbed: Run, tmp_path: Pa
     """One run, killed again and again, each time a few events further on."""
     settings = {**CONFIG, "executor": executor, "workers": 2}
     config, folder = tmp_path / "config.yaml", tmp_path / "run"
-    config.write_text(yaml.safe_dump(settings))
+    config.write_text(yaml.safe_dump(settings, sort_keys=False))
     done: dict[int, Any] = {}
     marks = (1, 3, 8, 14, 22) if executor == "inline" else (2, 9, 16)
     for mark in marks:
@@ -138,7 +138,8 @@ def test_kill_9_at_several_moments(executor: str, undisturbed: Run, tmp_path: Pa
 @pytest.mark.slow
 def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(undisturbed: Run, tmp_path: Path) -> None:
     config, folder = tmp_path / "config.yaml", tmp_path / "run"
-    config.write_text(yaml.safe_dump({**CONFIG, "executor": "ray", "workers": 2}))
+    settings = {**CONFIG, "executor": "ray", "workers": 2}
+    config.write_text(yaml.safe_dump(settings, sort_keys=False))
     process = driver(config, folder)
     wait_for_events(process, folder, 7)
     process.send_signal(signal.SIGINT)

@@ -202,7 +202,7 @@ def test_they_agree_at_every_sparsity(
     check_agreement(nnx_programs, recipe)
 
 
-@pytest.mark.parametrize("bits", [(8, 8), (3, 4), (5, 32)])
+@pytest.mark.parametrize("bits", [(8, 8), (3, 4)])
 def test_they_agree_for_models_of_every_kind(programs: Programs, bits: tuple[int, int]) -> None:
     recipe = Recipe(sparsity=0.3, weight_bits=bits[0], activation_bits=bits[1])
     check_agreement(programs, recipe)
@@ -215,13 +215,10 @@ def test_they_agree_for_a_model_in_lower_precision(bfloat16_net: Net) -> None:
         check_agreement(programs, recipe)
 
 
-@pytest.mark.parametrize("sparsity", [0.0, 0.5])
 @pytest.mark.parametrize("weight_bits", WIDTHS)
-def test_outputs_are_those_of_naive_inference(
-    pair_programs: Programs, weight_bits: int, sparsity: float
-) -> None:
+def test_outputs_are_those_of_naive_inference(pair_programs: Programs, weight_bits: int) -> None:
     for bits in WIDTHS:
-        recipe = Recipe(sparsity=sparsity, weight_bits=weight_bits, activation_bits=bits)
+        recipe = Recipe(sparsity=0.3, weight_bits=weight_bits, activation_bits=bits)
         expected = naive_inference(pair_programs, recipe)
         for found in (pair_programs.deployed(recipe), pair_programs.simulated(recipe)):
             np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5, err_msg=f"{recipe}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import flax.linen as linen
@@ -39,95 +40,151 @@ def same(one: Arrays, other: Arrays) -> bool:
 # A model of each kind -----------------------------------------------------------------------------
 
 
-def test_initial_arrays_follow_the_key(net: Net) -> None:
-    init = jax.jit(net.model.init)
-    params, state = init(jax.random.key(0))
-    again, state_again = init(jax.random.key(0))
-    others, _ = init(jax.random.key(1))
-    assert same(params, again)
-    assert {n: a.shape for n, a in params.items()} == {n: a.shape for n, a in net.params.items()}
-    assert same(state, state_again)
-    random = [n for n in params if n.endswith(("kernel", "w")) or n == "out"]
-    assert random
-    assert not any((params[n] == others[n]).all() for n in random)
+class SmallNnx(nnx.Module):
+    """Batch statistics, dropout and a layer."""
+
+    def __init__(self, rngs: nnx.Rngs) -> None:
+        self.norm = nnx.BatchNorm(4, rngs=rngs)
+        self.dropout = nnx.Dropout(0.5, rngs=rngs)
+        self.out = nnx.Linear(4, 3, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.out(self.dropout(self.norm(x)))
 
 
-def test_the_functions_can_be_traced_and_differentiated(net: Net) -> None:
-    @jax.jit
-    def slope(params: Arrays, state: Arrays, key: jax.Array) -> tuple[Arrays, Arrays]:
-        def loss(params: Arrays) -> tuple[jax.Array, Arrays]:
-            outputs, new_state = net.model.apply(params, state, net.inputs, key)
-            return (outputs**2).sum(), new_state
+class SmallLinen(linen.Module):
+    """The same in flax.linen."""
 
-        gradient, new_state = jax.grad(loss, has_aux=True)(params)
-        return gradient, new_state
+    @linen.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        x = linen.BatchNorm(use_running_average=not train, name="norm")(x)
+        x = linen.Dropout(0.5, deterministic=not train)(x)
+        return linen.Dense(3, name="out")(x)
 
-    gradient, state = slope(net.params, net.state, KEY)
-    assert gradient.keys() == net.params.keys()
-    assert state.keys() == net.state.keys()
-    assert {n: (a.shape, a.dtype) for n, a in state.items()} == {
-        n: (a.shape, a.dtype) for n, a in net.state.items()
-    }
-    for name, part in gradient.items():
-        assert np.isfinite(part).all()
-        if name != "attention/key/bias":  # shifts all scores of a query alike
-            assert (part != 0).any()
+
+def pair_init(key: jax.Array, x: jax.Array) -> dict[str, Any]:
+    return {"out": {"kernel": jax.random.normal(key, (x.shape[1], 3)), "bias": jnp.zeros(3)}}
+
+
+def pair_apply(params: dict[str, Any], x: jax.Array) -> jax.Array:
+    return jnp.dot(x, params["out"]["kernel"]) + params["out"]["bias"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """A compiled model, its arrays, and the names of its running mean and variance."""
+
+    init: Any
+    apply: Any
+    predict: Any
+    params: Arrays
+    state: Arrays
+    statistics: tuple[str, ...]
+
+
+BUILDS: dict[str, tuple[Any, tuple[str, ...]]] = {
+    "nnx": (lambda config, rngs: SmallNnx(rngs), ("norm/mean", "norm/var")),
+    "linen": (lambda config: SmallLinen(), ("batch_stats/norm/mean", "batch_stats/norm/var")),
+    "pair": (lambda config: (pair_init, pair_apply), ()),
+}
+
+
+@pytest.fixture(scope="module")
+def cases() -> dict[str, Case]:
+    found = {}
+    for kind, (build, statistics) in BUILDS.items():
+        model = pure(build)
+        init = jax.jit(model.init)
+        params, state = init(jax.random.key(0))
+        state = {n: a + 0.5 for n, a in state.items()}
+        found[kind] = Case(
+            init=init,
+            apply=jax.jit(model.apply),
+            predict=jax.jit(model.predict),
+            params=params,
+            state=state,
+            statistics=statistics,
+        )
+    return found
+
+
+@pytest.mark.parametrize("kind", BUILDS)
+def test_initial_arrays_follow_the_key(cases: dict[str, Case], kind: str) -> None:
+    case = cases[kind]
+    params, state = case.init(jax.random.key(0))
+    others, _ = case.init(jax.random.key(1))
+    assert same(params, case.params)
+    assert same(state, case.init(jax.random.key(0))[1])
+    assert set(state) == set(case.statistics)
+    assert not (params["out/kernel"] == others["out/kernel"]).any()
+
+
+@pytest.mark.parametrize("kind", BUILDS)
+def test_the_functions_can_be_traced_and_differentiated(cases: dict[str, Case], kind: str) -> None:
+    case = cases[kind]
+
+    def loss(params: Arrays) -> jax.Array:
+        outputs, _ = case.apply(params, case.state, X, KEY)
+        return (outputs**2).sum()
+
+    gradient = jax.jit(jax.grad(loss))(case.params)
+    assert gradient.keys() == case.params.keys()
+    assert all(np.isfinite(part).all() and (part != 0).any() for part in gradient.values())
 
 
 @pytest.mark.parametrize("kind", ["nnx", "linen"])
-def test_dropout_acts_in_training_only(kind: str, request: pytest.FixtureRequest) -> None:
-    net: Net = request.getfixturevalue(f"{kind}_net")
-    apply, predict = jax.jit(net.model.apply), jax.jit(net.model.predict)
-    args = (net.params, net.state, net.inputs)
-    one, state_one = apply(*args, jax.random.key(0))
-    again, state_again = apply(*args, jax.random.key(0))
-    other, _ = apply(*args, jax.random.key(1))
+def test_dropout_acts_in_training_only(cases: dict[str, Case], kind: str) -> None:
+    case = cases[kind]
+    args = (case.params, case.state, X)
+    one, state_one = case.apply(*args, jax.random.key(0))
+    again, state_again = case.apply(*args, jax.random.key(0))
+    other, _ = case.apply(*args, jax.random.key(1))
     np.testing.assert_array_equal(one, again)
     assert same(state_one, state_again)
     assert not np.allclose(one, other)
-    np.testing.assert_array_equal(predict(*args), predict(*args))
+    mean, var = (case.state[n] for n in case.statistics)
+    normed = (X - mean) / jnp.sqrt(var + 1e-5) * case.params["norm/scale"]
+    expected = (normed + case.params["norm/bias"]) @ case.params["out/kernel"]
+    expected += case.params["out/bias"]
+    np.testing.assert_allclose(case.predict(*args), expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["nnx", "linen"])
 def test_batch_statistics_move_in_training_and_are_used_in_inference(
-    kind: str, request: pytest.FixtureRequest
+    cases: dict[str, Case], kind: str
 ) -> None:
-    net: Net = request.getfixturevalue(f"{kind}_net")
-    prefix = "" if kind == "nnx" else "batch_stats/"
-    mean, var = f"{prefix}norm/mean", f"{prefix}norm/var"
-    assert set(net.state) == {mean, var}
-    _, state = jax.jit(net.model.apply)(net.params, net.state, net.inputs, KEY)
-
-    convolved = jax.lax.conv_general_dilated(
-        net.inputs,
-        net.params["conv/kernel"],
-        (1, 1),
-        "SAME",
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-    )
-    seen = np.asarray(convolved + net.params["conv/bias"]).reshape(-1, 4)
-    expected = 0.99 * net.state[mean] + 0.01 * seen.mean(axis=0)
+    case = cases[kind]
+    mean, var = case.statistics
+    _, state = case.apply(case.params, case.state, X, KEY)
+    assert {n: (a.shape, a.dtype) for n, a in state.items()} == {
+        n: (a.shape, a.dtype) for n, a in case.state.items()
+    }
+    expected = 0.99 * case.state[mean] + 0.01 * np.asarray(X).mean(axis=0)
     np.testing.assert_allclose(state[mean], expected, rtol=1e-5, atol=1e-6)
-    expected = 0.99 * net.state[var] + 0.01 * seen.var(axis=0)
+    expected = 0.99 * case.state[var] + 0.01 * np.asarray(X).var(axis=0)
     np.testing.assert_allclose(state[var], expected, rtol=1e-5)
 
-    predict = jax.jit(net.model.predict)
-    with_old = predict(net.params, net.state, net.inputs)
-    assert not np.allclose(with_old, predict(net.params, state, net.inputs))
-    alone = predict(net.params, net.state, net.inputs[:1])  # no statistics of the batch
+    with_old = case.predict(case.params, case.state, X)
+    assert not np.allclose(with_old, case.predict(case.params, state, X))
+    alone = case.predict(case.params, case.state, X[:1])  # no statistics of the batch
     np.testing.assert_allclose(alone, with_old[:1], rtol=1e-5, atol=1e-6)
 
 
-def test_a_pair_computes_what_its_functions_do(pair_net: Net) -> None:
-    net = pair_net
-    x = net.inputs.reshape(5, 16)
-    hidden = jax.nn.relu(x @ net.params["first/w"] + net.params["first/b"])
-    expected = hidden @ net.params["out"]
-    outputs, state = net.model.apply(net.params, {}, net.inputs, KEY)
+def test_a_pair_computes_what_its_functions_do(cases: dict[str, Case]) -> None:
+    case = cases["pair"]
+    expected = X @ case.params["out/kernel"] + case.params["out/bias"]
+    outputs, state = case.apply(case.params, {}, X, KEY)
     np.testing.assert_allclose(outputs, expected, rtol=1e-6)
-    np.testing.assert_array_equal(net.model.predict(net.params, {}, net.inputs), outputs)
+    np.testing.assert_array_equal(case.predict(case.params, {}, X), outputs)
     assert state == {}
-    assert set(net.params) == {"first/w", "first/b", "out"}
+    assert set(case.params) == {"out/kernel", "out/bias"}
+
+
+def test_a_larger_model_of_each_kind_trains(net: Net) -> None:
+    """Shapes alone: convolution, attention and residuals beside the parts above."""
+    outputs, state = jax.eval_shape(net.model.apply, net.params, net.state, net.inputs, KEY)
+    assert outputs.shape == (5, 3)
+    assert {n: a.shape for n, a in state.items()} == {n: a.shape for n, a in net.state.items()}
 
 
 # More than ten layers -----------------------------------------------------------------------------
