@@ -58,13 +58,13 @@ class Trainer:
         prepared = self._bench.prepared(candidate)
         chosen = choose(training.SETTINGS, candidate)
         batch, name = int(chosen["batch_size"]), str(chosen["optimizer"])
-        start = self._program((prepared.key, name, "start"), lambda: self._start(prepared, name))
-        epoch = self._program(
-            (prepared.key, name, batch), lambda: self._epoch(prepared, name, batch)
-        )
+        init = self._program((prepared.key, "init"), lambda: jax.jit(prepared.model.init))
+        epoch = self._program((prepared.key, name, batch), lambda: self._epoch(prepared, name))
         epochs = int(chosen["epochs"])
-        key = jax.random.key(seed)
-        carry: Carry = start(jax.random.fold_in(key, 0))
+        # Of JAX's generators, rbg is the one whose programs compile fast: 0.9 s against 2.7 s with
+        # threefry for the initial weights of an MLP with two hidden layers.
+        params, state = init(jax.random.key(seed, impl="rbg"))
+        carry: Carry = params, state, make_optimizer(name, 0.0, 0.0, 1).init(params)
         numbers = jnp.asarray(
             [
                 chosen["learning_rate"],
@@ -73,9 +73,12 @@ class Trainer:
             ],
             jnp.float32,
         )
+        noise = jax.random.key(seed)
         for index in range(epochs):
-            order = jax.random.fold_in(key, index + 1)
-            carry, loss = epoch(carry, numbers, order, self._examples)
+            order = self._order(seed, index, batch)
+            carry, loss = epoch(
+                carry, numbers, order, jax.random.fold_in(noise, index), self._examples
+            )
             if not math.isfinite(loss):
                 raise DivergedError(f"the training loss is {loss} in epoch {index + 1} of {epochs}")
         return carry[0], carry[1]
@@ -83,31 +86,29 @@ class Trainer:
     def _program(self, key: Any, make: Callable[[], Callable[..., Any]]) -> Callable[..., Any]:
         return self._programs.get(key, make)
 
-    def _start(self, prepared: Prepared, name: str) -> Callable[..., Carry]:
-        def start(key: jax.Array) -> Carry:
-            params, state = prepared.model.init(key)
-            return params, state, make_optimizer(name, 0.0, 0.0, 1).init(params)
-
-        return jax.jit(start)
-
-    def _epoch(self, prepared: Prepared, name: str, batch: int) -> Callable[..., Any]:
-        model, task = prepared.model, self._bench.task
+    def _order(self, seed: int, epoch: int, batch: int) -> np.ndarray:
+        """The examples of each step of an epoch, (steps, batch); what is left over is left out."""
         examples = len(self._examples[0])
-        steps = examples // batch
+        order = np.random.default_rng([seed, epoch]).permutation(examples).astype(np.int32)
+        return order[: examples // batch * batch].reshape(-1, batch)
 
-        def batches(key: jax.Array) -> tuple[jax.Array, jax.Array]:
-            shuffle, noise = jax.random.split(key)
-            order = jax.random.permutation(shuffle, examples)[: steps * batch]
-            return order.reshape(steps, batch), jax.random.split(noise, steps)
+    def _epoch(self, prepared: Prepared, name: str) -> Callable[..., Any]:
+        model, task = prepared.model, self._bench.task
 
         def step(
-            carry: Carry, numbers: jax.Array, rows: jax.Array, noise: jax.Array, data: Pair
+            carry: Carry,
+            numbers: jax.Array,
+            rows: jax.Array,
+            index: jax.Array,
+            noise: jax.Array,
+            data: Pair,
         ) -> tuple[Carry, jax.Array]:
             params, state, memory = carry
             inputs, targets = data
+            dropout = jax.random.fold_in(noise, index)
 
             def loss(params: Arrays) -> tuple[jax.Array, Arrays]:
-                outputs, changed = model.apply(params, state, inputs[rows], noise)
+                outputs, changed = model.apply(params, state, inputs[rows], dropout)
                 return task.loss(outputs, targets[rows]), changed
 
             (value, state), gradients = jax.value_and_grad(loss, has_aux=True)(params)
@@ -116,24 +117,25 @@ class Trainer:
             return (optax.apply_updates(params, updates), state, memory), value
 
         def scanned(
-            carry: Carry, numbers: jax.Array, key: jax.Array, data: Pair
+            carry: Carry, numbers: jax.Array, order: jax.Array, noise: jax.Array, data: Pair
         ) -> tuple[Carry, jax.Array]:
             carry, losses = jax.lax.scan(
-                lambda carry, given: step(carry, numbers, *given, data), carry, batches(key)
+                lambda carry, given: step(carry, numbers, *given, noise, data),
+                carry,
+                (order, jnp.arange(len(order))),
             )
             return carry, losses.mean()
 
         if not self._slow_in_loops(prepared):
             return jax.jit(scanned, donate_argnums=0)
         one_step = jax.jit(step, donate_argnums=0)
-        all_batches = jax.jit(batches)
 
         def stepped(
-            carry: Carry, numbers: jax.Array, key: jax.Array, data: Pair
+            carry: Carry, numbers: jax.Array, order: jax.Array, noise: jax.Array, data: Pair
         ) -> tuple[Carry, jax.Array]:
             losses = []
-            for rows, noise in zip(*all_batches(key), strict=True):
-                carry, value = one_step(carry, numbers, rows, noise, data)
+            for index, rows in enumerate(order):
+                carry, value = one_step(carry, numbers, rows, np.int32(index), noise, data)
                 losses.append(value)
             return carry, jnp.stack(losses).mean()
 

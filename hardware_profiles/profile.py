@@ -59,7 +59,9 @@ def parse_profile(plain: Mapping[str, Any], where: str) -> HardwareProfile:
             raise UsageError(f"{where} lacks the key {name!r}: add it")
     sources = plain["sources"]
     if not isinstance(sources, list):
-        raise UsageError(f"`sources` of {where} must be a list of where it is from, got {sources!r}")
+        raise UsageError(
+            f"`sources` of {where} must be a list of where it is from, got {sources!r}"
+        )
     return HardwareProfile(**{**plain, "sources": tuple(sources)})
 
 

@@ -17,7 +17,7 @@ from paretax.search.samplers.options import check_batch, check_whole
 from paretax.search.samplers.protocol import Observation
 from paretax.spaces import Candidate, Float, Integer, Parameter, Space, Value
 
-_TRIES = 100
+_TRIES = 5  # forbidden proposals in a row before a random one is made
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,17 +73,23 @@ class TPESampler:
             ),
         )
         study.add_trials([_past(state.space, o) for o in state.told])
-        found: list[Candidate] = []
-        for _ in range(_TRIES * count):
-            if len(found) == count:
-                break
-            trial = study.ask()
-            candidate = _suggest(state.space, trial)
-            if candidate is None:
-                study.tell(trial, state=optuna.trial.TrialState.FAIL)
-            else:
-                found.append(candidate)
-        return found + [state.space.sample(rng) for _ in range(count - len(found))]
+        return [_allowed(state.space, study, rng) for _ in range(count)]
+
+
+def _allowed(space: Space, study: Any, rng: np.random.Generator) -> Candidate:
+    """A proposal of the model; a random one where it insists on what is forbidden.
+
+    The model takes the parameters one by one, so it does not learn which combinations may not be.
+    """
+    import optuna
+
+    for _ in range(_TRIES):
+        trial = study.ask()
+        candidate = _suggest(space, trial)
+        if candidate is not None:
+            return candidate
+        study.tell(trial, state=optuna.trial.TrialState.FAIL)
+    return space.sample(rng)
 
 
 def _suggest(space: Space, trial: Any) -> Candidate | None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -56,7 +57,8 @@ def test_a_float_model_scores_as_it_predicts(scorer: Scorer) -> None:
     score = scorer.evaluator.score(CANDIDATE, scorer.weights, held)
     outputs, targets = scorer.seen[-1]
     predict = scorer.bench.prepared(CANDIDATE).model.predict
-    naive = np.asarray(predict(dict(scorer.weights), {}, held.inputs))
+    params = {name: jnp.asarray(array) for name, array in scorer.weights.items()}
+    naive = np.asarray(predict(params, {}, jnp.asarray(held.inputs)))
     np.testing.assert_allclose(outputs, naive, rtol=1e-5, atol=1e-5)
     np.testing.assert_array_equal(targets, held.targets)
     assert score == np.mean([row.argmax() == t for row, t in zip(naive, targets, strict=True)])
@@ -175,7 +177,7 @@ def test_weights_are_those_of_the_training_before_compression(scorer: Scorer) ->
 
 
 def test_a_divergence_is_a_failure_with_its_reason(scorer: Scorer) -> None:
-    wild = {**CANDIDATE, "epochs": 20, "optimizer": "sgd", "learning_rate": 1e6}
+    wild = {**CANDIDATE, "learning_rate": 1e30}
     evaluation = scorer.evaluator.evaluate(wild, 0)
     assert evaluation.measurements == ()
     assert evaluation.weights is None
@@ -206,11 +208,11 @@ def test_chunks_put_together_are_the_whole(count: int) -> None:
 
     def predict(chunk: np.ndarray) -> np.ndarray:
         sizes.append(len(chunk))
-        return chunk.sum(axis=1, keepdims=True)
+        return 2 * chunk
 
     found = in_chunks(predict, inputs)
-    assert found.shape == (count, 1)
-    np.testing.assert_array_equal(found, inputs.sum(axis=1, keepdims=True))
+    assert found.shape == (count, 3)
+    np.testing.assert_array_equal(found, 2 * inputs)
     assert len(set(sizes)) == 1  # one size, so one compilation
     assert len(sizes) == max(1, -(-count // 512))
     assert sizes[0] == max(1, min(count, 512))

@@ -129,11 +129,11 @@ def test_a_limit_that_is_not_finite_is_refused(limit: float) -> None:
 def test_an_unknown_objective_names_the_nearest() -> None:
     with pytest.raises(
         UsageError,
-        match="unknown objective 'latencey'.*'latency'.*Valid: accuracy, latency, memory, size",
+        match=r"unknown objective 'latencey'.*'latency'.*Valid: accuracy, latency, memory, size",
     ):
         make_objectives("latencey", accuracy, ["cpu"])
     assert objective_names(LOSS) == ("loss", "latency", "memory", "size")
-    with pytest.raises(UsageError, match="unknown objective 'accuracy'.*Valid: loss"):
+    with pytest.raises(UsageError, match=r"unknown objective 'accuracy'.*Valid: loss"):
         make_objectives("accuracy", LOSS, ["cpu"])
 
 

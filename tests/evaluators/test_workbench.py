@@ -157,6 +157,6 @@ def test_an_output_that_is_no_array_with_the_batch_first_is_refused(run: Any) ->
     bench = Workbench(make_task(run=run))
     with pytest.raises(
         UsageError,
-        match="the model of task 'toy' must return one array with the batch first, got .* of 2",
+        match=r"the model of task 'toy' must return one array with the batch first, got .* of 2",
     ):
         bench.prepared({})

@@ -105,9 +105,7 @@ CANDIDATES: list[dict[str, Any]] = [
 
 
 def asked(batch: int, numbers: range) -> dict[str, Any]:
-    trials = [
-        {"trial": n, "candidate": CANDIDATES[n], "seed": 100 + n} for n in numbers
-    ]
+    trials = [{"trial": n, "candidate": CANDIDATES[n], "seed": 100 + n} for n in numbers]
     return {"event": "asked", "batch": batch, "trials": trials}
 
 
@@ -131,7 +129,12 @@ EVENTS: list[dict[str, Any]] = [
     trained(1, accuracy(0.8)),
     trained(2, accuracy(0.95)),
     trained(4, failure=failure("diverged", "the training loss is nan in epoch 2 of 5")),
-    {"event": "reference", "target": "cpu", "worst": [-0.785, 31.0, 870.0], "best": [-0.95, 20.0, 100.0]},
+    {
+        "event": "reference",
+        "target": "cpu",
+        "worst": [-0.785, 31.0, 870.0],
+        "best": [-0.95, 20.0, 100.0],
+    },
     asked(1, range(5, 7)),
     scored(5, size(50.0), latency(26.0)),
     scored(6, size(600.0), latency(28.0)),
@@ -140,7 +143,7 @@ EVENTS: list[dict[str, Any]] = [
     {"event": "tested", "trial": 0, "measurement": accuracy(0.88, "test")},
     {"event": "tested", "trial": 2, "measurement": accuracy(0.91, "test")},
     {"event": "ended"},
-]  # fmt: skip
+]
 """Trials 0, 1 and 2 are on the front; 3 and 5 break a limit, 4 diverges."""
 
 WriteRun = Callable[[list[dict[str, Any]]], Run]

@@ -391,7 +391,7 @@ def test_a_manifest_that_is_not_json_is_refused(copied: Path, content: bytes) ->
 @pytest.mark.parametrize("form", [None, FORMAT + 1, "1", [1]])
 def test_a_bundle_of_another_format_is_refused(copied: Path, form: object) -> None:
     edit(copied, lambda m: m.update(format=form))
-    with pytest.raises(UsageError, match="has bundle format .* reads format 1"):
+    with pytest.raises(UsageError, match=r"has bundle format .* reads format 1"):
         load_bundle(copied)
     (copied / MANIFEST).write_text("[]")
     with pytest.raises(UsageError, match="has bundle format None"):

@@ -98,9 +98,7 @@ def test_the_caption_says_where_the_figures_are_from(run: Run, form: Format) -> 
     assert f"Hypervolume {hypervolume(run, 'cpu'):.4f} of the first batch's box" in caption
 
 
-def test_provenances_in_one_column_are_all_said(
-    write_run: WriteRun, events: list[Plain]
-) -> None:
+def test_provenances_in_one_column_are_all_said(write_run: WriteRun, events: list[Plain]) -> None:
     for event in events:
         if event["event"] == "scored" and event["trial"] == 1:
             event["measurements"][1] = {**event["measurements"][1], "provenance": "compiled"}
@@ -211,9 +209,7 @@ def test_a_parameter_named_as_a_figure_does_not_take_its_place(
     events[0] = {**events[0], "config": {**config, "space": {**config["space"], "size": {}}}}
     for i, event in enumerate(events):
         if event["event"] == "asked":
-            trials = [
-                {**t, "candidate": {**t["candidate"], "size": 3}} for t in event["trials"]
-            ]
+            trials = [{**t, "candidate": {**t["candidate"], "size": 3}} for t in event["trials"]]
             events[i] = {**event, "trials": trials}
     frame = leaderboard(write_run(events))
     assert frame["size"].tolist() == [800.0, 400.0, 100.0]

@@ -120,7 +120,9 @@ def test_volume_by_counting_cells(points: list[tuple[int, ...]]) -> None:
     """On whole numbers below the reference (4, ...); what lies beyond it counts nothing."""
     side = range(4)
     cells = product(side, repeat=len(points[0]))
-    covered = sum(any(all(p <= c for p, c in zip(q, cell, strict=True)) for q in points) for cell in cells)
+    covered = sum(
+        any(all(p <= c for p, c in zip(q, cell, strict=True)) for q in points) for cell in cells
+    )
     objectives = len(points[0])
     found = relative_hypervolume(np.array(points, float), [4.0] * objectives, [0.0] * objectives)
     assert found == pytest.approx(covered / 4**objectives)

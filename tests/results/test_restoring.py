@@ -9,11 +9,18 @@ import numpy as np
 import pytest
 
 from paretax.errors import UsageError
-from paretax.evaluators import Failure, Reason, Workbench
-from paretax.results import Run, reproduce
+from paretax.evaluators import (
+    AccuracyEvaluator,
+    Evaluation,
+    Failure,
+    Measurement,
+    Provenance,
+    Reason,
+    Workbench,
+)
+from paretax.results import NotReproducedError, Run, Trial, reproduce
 from paretax.results.restoring import trained_weights
-from paretax.results.run import load_weights
-from paretax.spaces import Candidate
+from paretax.results.run import load_weights, save_weights
 
 
 @pytest.fixture(scope="module")
@@ -36,29 +43,30 @@ def test_a_trial_comes_out_the_same_again(searched: Run, bench: Workbench) -> No
         np.testing.assert_array_equal(found.weights[name], array)
 
 
-def test_another_seed_is_not_the_same_trial(searched: Run, bench: Workbench) -> None:
-    """The control of the test above."""
-    trial = searched.front("cpu")[0]
-    found = reproduce(searched, replace(trial, seed=trial.seed + 1), bench)
-    kept = load_weights(searched.folder, trial.number)
-    assert kept is not None
-    assert found.weights is not None
-    assert any(not np.array_equal(found.weights[n], a) for n, a in kept.items())
+def diverged(trial: Trial) -> Trial:
+    failure = Failure(reason=Reason.DIVERGED, message="the training loss is nan")
+    return replace(trial, measurements=(), trained=False, failure=failure)
 
 
-def test_a_divergence_is_reproduced_by_its_reason(searched: Run, bench: Workbench) -> None:
-    wild = {**searched.trials[0].candidate, "optimizer": "sgd", "learning_rate": 1e6, "depth": 2}
-    trial = replace(
-        searched.trials[0],
-        candidate=Candidate({**wild, "epochs": 20, "width": 8}),
-        measurements=(),
-        trained=False,
-        failure=Failure(reason=Reason.DIVERGED, message="the training loss is nan"),
-    )
+def test_a_divergence_is_reproduced_by_its_reason(
+    searched: Run, bench: Workbench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trial = diverged(searched.trials[0])
+    again = Evaluation(failure=trial.failure)
+    monkeypatch.setattr(AccuracyEvaluator, "evaluate", lambda *given: again)
     found = reproduce(searched, trial, bench)
     assert (found.recorded, found.again) == ("diverged", "diverged")
     assert found.equal
     assert found.weights is None
+
+    score = Measurement(objective="accuracy", value=0.5, unit="", provenance=Provenance.MEASURED)
+    again = Evaluation(measurements=(score,), weights={"w": np.zeros(1)})
+    found = reproduce(searched, trial, bench)
+    assert (found.recorded, found.again) == ("diverged", 0.5)
+    assert not found.equal
+    assert list(found.weights or {}) == ["w"]
+    with pytest.raises(NotReproducedError, match=r"scored diverged in the run and 0\.5 now"):
+        trained_weights(replace(searched, folder=Path("nothing is kept here")), trial, bench)
 
 
 @pytest.mark.parametrize("reason", [r for r in Reason if r is not Reason.DIVERGED])
@@ -79,11 +87,17 @@ def test_a_trial_that_is_not_trained_yet_cannot_be_reproduced(
         reproduce(searched, trial, bench)
 
 
-def test_kept_weights_are_taken_as_they_are(searched: Run, bench: Workbench) -> None:
-    trial = searched.front("cpu")[0]
-    kept = trained_weights(searched, trial, bench)
-    elsewhere = replace(searched, folder=Path("nothing is kept here"))
-    again = trained_weights(elsewhere, trial, bench)
-    assert kept.keys() == again.keys()
-    for name, array in kept.items():
-        np.testing.assert_array_equal(again[name], array)
+def test_kept_weights_are_taken_as_they_are(
+    searched: Run, bench: Workbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*given: object) -> Evaluation:
+        raise AssertionError("it was trained again")
+
+    monkeypatch.setattr(AccuracyEvaluator, "evaluate", refuse)
+    run = replace(searched, folder=tmp_path)
+    save_weights(tmp_path, 0, {"w": np.arange(3.0)})
+    found = trained_weights(run, run.trials[0], bench)
+    assert list(found) == ["w"]
+    np.testing.assert_array_equal(found["w"], [0.0, 1.0, 2.0])
+    with pytest.raises(AssertionError, match="trained again"):
+        trained_weights(run, run.trials[1], bench)

@@ -12,7 +12,8 @@ import pytest
 
 from paretax.errors import UsageError
 from paretax.evaluators import Measurement, Objective, Provenance, Reason
-from paretax.results import Run, Trial, run as run_module
+from paretax.results import Run, Trial
+from paretax.results import run as run_module
 from paretax.results.run import apply_event, front, load_weights, save_weights, weights_file
 from paretax.spaces import Candidate
 
@@ -48,13 +49,13 @@ def test_asked_trials_are_begun() -> None:
         8: Trial(number=8, batch=3, candidate=Candidate({"width": 5}), seed=12),
     }
     for trial in trials.values():
-        assert not (trial.done or trial.valid or trial.rejected or trial.trained)
+        assert [trial.done, trial.valid, trial.rejected, trial.trained] == [False] * 4
 
 
 def test_a_scored_trial_is_not_done() -> None:
     trial = applied(ASKED, {"event": "scored", "trial": 7, "measurements": [SIZE]})[7]
     assert trial.measurements == (Measurement.from_json(SIZE),)
-    assert not (trial.done or trial.valid or trial.rejected)
+    assert [trial.done, trial.valid, trial.rejected, trial.trained] == [False] * 4
 
 
 @pytest.mark.parametrize("event", ["scored", "trained"])
@@ -210,11 +211,11 @@ def test_an_unknown_trial_says_which_there_are(run: Run, number: int) -> None:
 
 def test_weights_come_back_with_their_names_shapes_and_types(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    weights = {
+    weights: dict[str, np.ndarray] = {
         "out/kernel": rng.normal(size=(3, 2)).astype(np.float32),
         "turned": np.arange(6, dtype=np.int32).reshape(2, 3).T,  # not contiguous
         "half": rng.normal(size=2).astype(np.float16),
-        "scalar": np.float32(3.0).reshape(()),
+        "scalar": np.array(3.0, np.float32),
     }
     save_weights(tmp_path, 5, weights)
     assert weights_file(tmp_path, 5).is_file()

@@ -23,9 +23,7 @@ def test_the_knee_is_of_what_the_bounds_leave(run: Run) -> None:
     assert select(run, "cpu", ["latency>20"], "knee").number == 1
 
 
-@pytest.mark.parametrize(
-    ("name", "number"), [("accuracy", 2), ("latency", 0), ("size", 1)]
-)
+@pytest.mark.parametrize(("name", "number"), [("accuracy", 2), ("latency", 0), ("size", 1)])
 def test_the_best_in_one_objective(run: Run, name: str, number: int) -> None:
     assert select(run, "cpu", [], f"best:{name}").number == number
 
@@ -58,8 +56,8 @@ def test_a_bound_that_nothing_keeps_says_what_the_best_is(run: Run) -> None:
     with pytest.raises(
         UsageError,
         match=(
-            "no point of the front has accuracy>=0.99; the best there are: "
-            "accuracy 0.95, latency 20, size 100"
+            r"no point of the front has accuracy>=0\.99; the best there are: "
+            r"accuracy 0\.95, latency 20, size 100"
         ),
     ):
         select(run, "cpu", ["accuracy>=0.99"], "knee")

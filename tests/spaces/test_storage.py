@@ -160,19 +160,22 @@ def test_the_smaller_form_is_taken(size: int, bits: int, sparsity: float) -> Non
 
 def mlp() -> tuple[Model, jax.ShapeDtypeStruct]:
     example = jax.ShapeDtypeStruct((2, 30), jnp.float32)
-    return build_model(breast_cancer, {"width": 5, "depth": 2}, example), example
+    return build_model(breast_cancer, {"width": 5, "depth": 1}, example), example
 
 
 def cnn() -> tuple[Model, jax.ShapeDtypeStruct]:
     example = jax.ShapeDtypeStruct((2, 28, 28, 1), jnp.float32)
-    return build_model(mnist5k, {"channels": 3, "depth": 3, "hidden": 7}, example), example
+    return build_model(mnist5k, {"channels": 3, "depth": 2, "hidden": 7}, example), example
 
 
 @pytest.fixture(scope="module", params=[mlp, cnn], ids=["mlp", "cnn"])
 def deployed(request: pytest.FixtureRequest) -> tuple[dict[str, Site], Any, Any]:
-    """The sites, parameters and state of an initialised model."""
+    """The sites, parameters and state of a model with random weights."""
     model, example = request.param()
-    params, state = model.init(jax.random.key(0))
+    shapes, state = jax.eval_shape(model.init, jax.random.key(0))
+    assert state == {}
+    rng = np.random.default_rng(0)
+    params = {n: jnp.asarray(rng.normal(size=s.shape), s.dtype) for n, s in shapes.items()}
     return find_sites(model.predict, params, state, example), params, state
 
 

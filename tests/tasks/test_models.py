@@ -59,7 +59,8 @@ class SmallLinen(linen.Module):
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         x = linen.BatchNorm(use_running_average=not train, name="norm")(x)
         x = linen.Dropout(0.5, deterministic=not train)(x)
-        return linen.Dense(3, name="out")(x)
+        y: jax.Array = linen.Dense(3, name="out")(x)
+        return y
 
 
 def pair_init(key: jax.Array, x: jax.Array) -> dict[str, Any]:
@@ -125,7 +126,7 @@ def test_the_functions_can_be_traced_and_differentiated(cases: dict[str, Case], 
 
     def loss(params: Arrays) -> jax.Array:
         outputs, _ = case.apply(params, case.state, X, KEY)
-        return (outputs**2).sum()
+        return jnp.sum(outputs**2)
 
     gradient = jax.jit(jax.grad(loss))(case.params)
     assert gradient.keys() == case.params.keys()

@@ -1,0 +1,233 @@
+"""A worker: what a user may expect to fail comes back as a reason."""
+
+from __future__ import annotations
+
+import pickle
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from paretax.errors import UsageError
+from paretax.evaluators import AccuracyEvaluator, Evaluation, Measurement, Provenance, Reason
+from paretax.evaluators.latency import CpuEvaluator
+from paretax.search.worker import Worker, WorkerSpec
+from paretax.spaces import Candidate
+
+TASK = """\
+from dataclasses import replace
+
+from paretax.tasks.breast_cancer import task as given
+
+
+def build(config, rngs):
+    if config["width"] == 13:
+        raise ValueError("width 13 is unlucky\\nand more of it")
+    if config["width"] == 14:
+        raise MemoryError("the build is too large")
+    if config["width"] == 15:
+        return "no model"
+    return given.model(config, rngs)
+
+
+task = replace(given, model=build)
+"""
+
+SMALL = Candidate({"width": 3, "depth": 1, "epochs": 1, "batch_size": 64})
+
+
+def spec(task: str = "breast_cancer", **changes: Any) -> WorkerSpec:
+    plain: dict[str, Any] = {
+        "task": task,
+        "search_path": (),
+        "targets": (("cpu", 1),),
+        "wanted": ("accuracy", "size"),
+        **changes,
+    }
+    return WorkerSpec(**plain)
+
+
+@pytest.fixture
+def picky(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Worker]:
+    """A worker on a task whose build refuses some widths."""
+    (tmp_path / "picky_task.py").write_text(TASK)
+    monkeypatch.syspath_prepend(tmp_path)
+    yield Worker(spec("picky_task:task"))
+    del sys.modules["picky_task"]
+
+
+@pytest.fixture(scope="module")
+def worker() -> Worker:
+    """On the breast cancer task; has trained nothing yet."""
+    return Worker(spec(wanted=("accuracy", "latency", "size")))
+
+
+def width(value: int) -> Candidate:
+    return Candidate({**SMALL, "width": value})
+
+
+@pytest.mark.parametrize("method", ["score", "train"])
+def test_a_build_that_raises_is_a_failure_with_its_message(picky: Worker, method: str) -> None:
+    evaluation: Evaluation = getattr(picky, method)(width(13), 0)
+    assert evaluation.measurements == ()
+    assert evaluation.weights is None
+    failure = evaluation.failure
+    assert failure is not None
+    assert failure.reason is Reason.BUILD_ERROR
+    assert re.fullmatch(
+        r"ValueError: width 13 is unlucky \(picky_task\.py:8\) \(after \d+\.\d s\)",
+        failure.message,
+    )
+    assert failure.violation == 0.0
+
+
+def test_a_build_without_a_model_is_a_failure_that_says_so(picky: Worker) -> None:
+    failure = picky.score(width(15), 0).failure
+    assert failure is not None
+    assert failure.reason is Reason.BUILD_ERROR
+    assert "must return a flax.nnx module" in failure.message
+    assert "got str" in failure.message
+
+
+def test_a_build_that_needs_too_much_memory_is_out_of_memory(picky: Worker) -> None:
+    failure = picky.score(width(14), 0).failure
+    assert failure is not None
+    assert failure.reason is Reason.OUT_OF_MEMORY
+    assert failure.message.startswith("MemoryError: the build is too large")
+
+
+def test_a_worker_goes_on_after_a_failure(picky: Worker) -> None:
+    assert picky.score(width(13), 0).failure is not None
+    evaluation = picky.score(SMALL, 0)
+    assert evaluation.failure is None
+    assert [m.objective for m in evaluation.measurements] == ["size"]
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (
+            jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes"),
+            Reason.OUT_OF_MEMORY,
+        ),
+        (jax.errors.JaxRuntimeError("INTERNAL: RESOURCE_EXHAUSTED at"), Reason.OUT_OF_MEMORY),
+        (jax.errors.JaxRuntimeError("INTERNAL: no such instruction"), Reason.COMPILE_ERROR),
+        (jax.errors.JaxRuntimeError("UNIMPLEMENTED: s4 x s4"), Reason.COMPILE_ERROR),
+        (jax.errors.JaxRuntimeError(""), Reason.COMPILE_ERROR),
+        (MemoryError(), Reason.OUT_OF_MEMORY),
+        (UsageError("the rule, the value"), Reason.BUILD_ERROR),
+        (TypeError("a bad shape"), Reason.BUILD_ERROR),
+        (KeyError("name"), Reason.BUILD_ERROR),
+    ],
+    ids=repr,
+)
+@pytest.mark.parametrize("method", ["score", "train"])
+def test_what_an_evaluator_raises_becomes_a_reason(
+    worker: Worker,
+    monkeypatch: pytest.MonkeyPatch,
+    method: str,
+    error: Exception,
+    reason: Reason,
+) -> None:
+    def evaluate(self: object, candidate: Mapping[str, Any], seed: int) -> Evaluation:
+        raise error
+
+    evaluator = CpuEvaluator if method == "score" else AccuracyEvaluator
+    monkeypatch.setattr(evaluator, "evaluate", evaluate)
+    evaluation: Evaluation = getattr(worker, method)(SMALL, 0)
+    assert evaluation.failure is not None
+    assert evaluation.failure.reason is reason
+    first = str(error).splitlines()[:1]
+    assert all(line in evaluation.failure.message for line in first)
+    assert re.search(r" \(after \d+\.\d s\)$", evaluation.failure.message)
+    if not isinstance(error, UsageError):
+        assert evaluation.failure.message.startswith(f"{type(error).__name__}: ")
+        assert "(test_worker.py:" in evaluation.failure.message
+    # what was measured before it is kept
+    kept = ["size"] if method == "score" else []
+    assert [m.objective for m in evaluation.measurements] == kept
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(3)], ids=repr)
+def test_an_interruption_is_no_failure(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    def evaluate(self: object, candidate: Mapping[str, Any], seed: int) -> Evaluation:
+        raise error
+
+    monkeypatch.setattr(CpuEvaluator, "evaluate", evaluate)
+    with pytest.raises(type(error)):
+        worker.score(SMALL, 0)
+
+
+def test_costs_come_without_a_training(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: object, candidate: Mapping[str, Any], seed: int) -> Evaluation:
+        raise AssertionError("it was trained")
+
+    monkeypatch.setattr(AccuracyEvaluator, "evaluate", refuse)
+    evaluation = worker.score(SMALL, 0)
+    assert evaluation.failure is None
+    assert evaluation.weights is None
+    assert [m.objective for m in evaluation.measurements] == ["size", "latency", "memory"]
+
+
+def test_a_training_gives_the_metric_and_the_weights(worker: Worker) -> None:
+    evaluation = worker.train(SMALL, 0)
+    (measurement,) = evaluation.measurements
+    assert (measurement.objective, measurement.detail) == ("accuracy", {"split": "validation"})
+    weights = evaluation.weights
+    assert weights is not None
+    assert all(type(array) is np.ndarray for array in weights.values())
+
+    kept = worker.test(SMALL, 0, weights).measurements
+    trained_again = worker.test(SMALL, 0, None).measurements
+    assert [m.value for m in kept] == [m.value for m in trained_again]
+    assert kept[0].detail == {"split": "test"}
+    zeros = {name: np.zeros_like(array) for name, array in weights.items()}
+    assert worker.test(SMALL, 0, zeros).measurements[0].value != kept[0].value
+
+
+def test_a_training_that_diverges_is_a_failure_and_cannot_be_tested(worker: Worker) -> None:
+    wild = Candidate({**SMALL, "learning_rate": 1e30})
+    evaluation = worker.train(wild, 0)
+    assert evaluation.failure is not None
+    assert evaluation.failure.reason is Reason.DIVERGED
+    with pytest.raises(RuntimeError, match=f"candidate {wild.id} trained in the search, but not"):
+        worker.test(wild, 0, None)
+
+
+def test_ready_is_nothing(worker: Worker) -> None:
+    assert worker.ready(SMALL, 0) == Evaluation()
+
+
+def test_what_is_known_is_not_measured_again(worker: Worker) -> None:
+    before = worker.score(SMALL, 0).measurements
+    known = tuple(m for m in before if m.target)
+    altered = tuple(
+        Measurement.from_json({**m.to_json(), "value": 123.0, "provenance": "measured"})
+        for m in known
+    )
+    resumed = Worker(spec(wanted=("latency",), known=altered))
+    found = resumed.score(SMALL, 0).measurements
+    assert [(m.objective, m.value) for m in found if m.target] == [
+        ("latency", 123.0),
+        ("memory", 123.0),
+    ]
+    assert found[0].provenance is Provenance.MODELLED
+
+
+def test_a_spec_can_be_sent_to_another_process() -> None:
+    made = spec(search_path=("a", "b"))
+    assert pickle.loads(pickle.dumps(made)) == made
+
+
+def test_a_task_or_target_that_does_not_exist_is_misuse() -> None:
+    with pytest.raises(UsageError, match="unknown task 'breast'"):
+        Worker(spec("breast"))
+    with pytest.raises(UsageError, match="unknown target 'gpu'"):
+        Worker(spec(targets=(("gpu", 1),), wanted=("latency",)))
