@@ -21,6 +21,24 @@ FILE = "journal.jsonl"
 Event = dict[str, Any]
 
 
+def check_folder(folder: Path, *, resume: bool) -> None:
+    """Refuse to start a run where one is, and to resume one where none is.
+
+    Raises:
+        UsageError: says which of the two, and how to go on.
+    """
+    exists = (folder / FILE).exists()
+    if exists and not resume:
+        raise UsageError(
+            f"the run {str(folder)!r} exists: pass --resume to go on with it, "
+            "or another --out to start a new one"
+        )
+    if resume and not exists:
+        raise UsageError(
+            f"there is no run to resume in {str(folder)!r}: check --out, or leave out --resume"
+        )
+
+
 class Journal:
     """Writes events to a run's journal; one writer at a time, held by a lock of the system.
 
@@ -34,16 +52,8 @@ class Journal:
     """
 
     def __init__(self, folder: Path, *, resume: bool = False) -> None:
+        check_folder(folder, resume=resume)
         path = folder / FILE
-        if path.exists() and not resume:
-            raise UsageError(
-                f"the run {str(folder)!r} exists: pass --resume to go on with it, "
-                "or another --out to start a new one"
-            )
-        if resume and not path.exists():
-            raise UsageError(
-                f"there is no run to resume in {str(folder)!r}: check --out, or leave out --resume"
-            )
         folder.mkdir(parents=True, exist_ok=True)
         self._file = path.open("a+b")
         try:
@@ -76,6 +86,11 @@ class Journal:
 
     def __exit__(self, *error: object) -> None:
         self.close()
+
+
+def has_events(folder: Path) -> bool:
+    """Whether a whole line stands in the journal; a driver may be killed before the first."""
+    return b"\n" in (folder / FILE).read_bytes()
 
 
 def read_events(folder: Path) -> Iterator[Event]:

@@ -24,7 +24,7 @@ from paretax.evaluators import (
 )
 from paretax.evaluators.runtime import machine, versions
 from paretax.results import pareto
-from paretax.results.journal import FORMAT, Journal
+from paretax.results.journal import FORMAT, Journal, check_folder, has_events
 from paretax.results.run import Run, apply_event, front, load_weights, save_weights
 from paretax.results.trial import Trial
 from paretax.search.config import SearchConfig
@@ -155,34 +155,45 @@ def run_search(
         SearchError: everything fails.
         KeyboardInterrupt: the user stopped it; what was measured is in the journal.
     """
-    before = Run.open(out) if resume and (out / "journal.jsonl").exists() else None
-    if before is not None:
-        _check_same(before, plan)
-    with Journal(out, resume=resume) as journal:
+    check_folder(out, resume=resume)
+    before = _before(out, plan) if resume else None
+    if before is not None and not _unfinished(before, plan):
+        return before
+    spec = WorkerSpec(
+        task=plan.config.task,
+        search_path=tuple(map(str, plan.search_path)),
+        targets=tuple((t.name, t.batch) for t in plan.config.targets),
+        wanted=tuple({o.name for o in (*plan.objectives, *plan.limits)}),
+        known=tuple(m for t in before.trials for m in t.measurements if m.target)
+        if before is not None
+        else (),
+    )
+    executor = make_executor(
+        plan.config.executor,
+        spec,
+        workers=plan.config.worker_count,
+        address=address,
+        trial_seconds=plan.config.trial_seconds,
+    )
+    # Workers first: a cluster that is not there leaves nothing behind.
+    with executor, Journal(out, resume=resume) as journal:
+        if before is not None:
+            before = _before(out, plan)  # whoever had the journal until now may have added to it
         if before is None:
             journal.append(_header(plan))
-        elif _unfinished(before, plan):
+        else:
             journal.append({"event": "resumed", "time": time.time(), "machine": machine()})
-        known = [m for t in (before.trials if before else ()) for m in t.measurements if m.target]
-        search = _Search(plan, out, journal, before, progress)
-        if before is None or _unfinished(before, plan):
-            spec = WorkerSpec(
-                task=plan.config.task,
-                search_path=tuple(map(str, plan.search_path)),
-                targets=tuple((t.name, t.batch) for t in plan.config.targets),
-                wanted=tuple({o.name for o in (*plan.objectives, *plan.limits)}),
-                known=tuple(known),
-            )
-            search.report("starting workers")
-            with make_executor(
-                plan.config.executor,
-                spec,
-                workers=plan.config.worker_count,
-                address=address,
-                trial_seconds=plan.config.trial_seconds,
-            ) as executor:
-                search.run(executor)
+        _Search(plan, out, journal, before, progress).run(executor)
     return Run.open(out)
+
+
+def _before(out: Path, plan: Plan) -> Run | None:
+    """The run so far; None where its driver was killed before the first event."""
+    if not has_events(out):
+        return None
+    run = Run.open(out)
+    _check_same(run, plan)
+    return run
 
 
 def _unfinished(run: Run, plan: Plan) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import socket
 import time
 import warnings
 from collections import deque
@@ -90,8 +91,10 @@ class RayExecutor:
                 ray.init(address="local", num_cpus=self._count, **settings)
                 return
             try:
-                ray.init(address=self._address, **settings)
-            except (ConnectionError, ValueError) as error:
+                _check_reachable(self._address)
+                modules = {"py_modules": self._modules()}
+                ray.init(address=self._address, runtime_env=modules, **settings)
+            except (OSError, ValueError) as error:
                 raise UsageError(
                     f"there is no Ray cluster at {self._address!r} ({error}): "
                     "start one with `ray start --head`, or leave out --address"
@@ -99,26 +102,24 @@ class RayExecutor:
 
     def _actor(self, index: int) -> Any:
         """The first worker is on the driver's machine: it measures the local CPU."""
-        options: dict[str, Any] = {"num_cpus": 1, "runtime_env": self._environment()}
+        options: dict[str, Any] = {
+            "num_cpus": 1,
+            "runtime_env": {"env_vars": worker_environment()},
+        }
         if index == 0:
             node = ray.get_runtime_context().get_node_id()
             options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(node, soft=False)
         return ray.remote(_Actor).options(**options).remote(self._spec)
 
-    def _environment(self) -> dict[str, Any]:
-        environment: dict[str, Any] = {"env_vars": worker_environment()}
-        module = self._spec.task.partition(":")[0]
-        if (
-            self._address is not None
-            and not module.startswith("paretax.")
-            and ":" in self._spec.task
-        ):
-            found = importlib.util.find_spec(module.partition(".")[0])
-            if found is not None and found.origin is not None:
-                path = Path(found.origin)
-                shipped = path.parent if path.name == "__init__.py" else path
-                environment["py_modules"] = [str(shipped)]
-        return environment
+    def _modules(self) -> list[str]:
+        """A user's own module or package, to be sent to the machines of a cluster."""
+        module, _, attribute = self._spec.task.partition(":")
+        top = module.partition(".")[0]
+        found = importlib.util.find_spec(top) if attribute and top != "paretax" else None
+        if found is None or found.origin is None:
+            return []
+        path = Path(found.origin)
+        return [str(path.parent if path.name == "__init__.py" else path)]
 
     def __exit__(
         self,
@@ -184,6 +185,17 @@ class RayExecutor:
                 free.append(index)
                 message = f"it took longer than {self._trial_seconds:g} s"
                 yield call.trial, _failed(Reason.TIMEOUT, message)
+
+
+def _check_reachable(address: str) -> None:
+    """Try a plain host:port first: Ray itself tries for minutes, and then ends the process.
+
+    Raises:
+        OSError: nothing listens there.
+    """
+    host, colon, port = address.rpartition(":")
+    if colon and port.isdigit() and "/" not in host:
+        socket.create_connection((host, int(port)), timeout=10).close()
 
 
 class _Actor:

@@ -65,6 +65,20 @@ def test_a_float_model_scores_as_it_predicts(scorer: Scorer) -> None:
     assert score > 0.9
 
 
+@pytest.mark.parametrize("depth", [1, 2])
+def test_one_evaluator_scores_models_of_different_shapes(scorer: Scorer, depth: int) -> None:
+    """Their compiled programs are kept apart."""
+    candidate = {"width": 3, "depth": depth}
+    prepared = scorer.bench.prepared(candidate)
+    rng = np.random.default_rng(depth)
+    weights = {n: rng.normal(size=p.shape).astype(p.dtype) for n, p in prepared.params.items()}
+    held = scorer.bench.data.validation
+    scorer.evaluator.score(candidate, weights, held)
+    params = {name: jnp.asarray(array) for name, array in weights.items()}
+    naive = prepared.model.predict(params, {}, jnp.asarray(held.inputs))
+    np.testing.assert_allclose(scorer.seen[-1][0], naive, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("compressed", COMPRESSED, ids=str)
 def test_the_deployed_program_scores_the_same(scorer: Scorer, compressed: dict[str, Any]) -> None:
     candidate = {**CANDIDATE, **compressed}

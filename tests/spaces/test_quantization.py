@@ -40,9 +40,9 @@ def test_weights_are_those_of_the_naive_grid(bits: int, axes: tuple[int, ...]) -
 def test_every_program_computes_the_same_integers() -> None:
     """A compiler that divides in one and multiplies in another would round halves apart."""
     limit = largest_code(8)
-    largest = jnp.asarray(np.random.default_rng(0).uniform(0.1, 9.0, 200), jnp.float32)
-    halves = jnp.arange(200) % 127 + 0.5
-    values = halves * (largest / 127)  # next to the edge between two codes
+    largest = np.random.default_rng(0).uniform(0.1, 9.0, 200).astype(np.float32)
+    halves = np.arange(200, dtype=np.float32) % 127 + np.float32(0.5)
+    values = halves * (largest / np.float32(127))  # next to the edge between two codes
 
     @jax.jit
     def run(value: jax.Array, largest: jax.Array, limit: jax.Array) -> jax.Array:

@@ -107,8 +107,8 @@ def test_what_is_passed_under_the_name_reaches_the_handler(pair_net: Net) -> Non
     assert dtypes == {"first/w": jnp.float32, "out": jnp.int8}
 
 
-def test_a_symbolic_batch_size(nnx_net: Net) -> None:
-    net = nnx_net
+def test_a_symbolic_batch_size(pair_net: Net) -> None:
+    net = pair_net
     predict = net.model.predict
     sites = find_sites(predict, net.params, net.state, net.inputs)
     run = jax.jit(replace_products(predict, sites, scaled))
@@ -268,6 +268,13 @@ def test_a_convolution_by_a_weight_on_the_left_is_none() -> None:
         return jax.lax.conv_general_dilated(p["image"], x, (1,), "SAME", dimension_numbers=numbers)
 
     assert find_sites(predict, params, {}, jnp.ones((3, 1, 2))) == {}
+
+
+def test_a_product_of_two_weights_is_none() -> None:
+    def predict(p: Any, s: Any, x: Any) -> Any:
+        return x @ (p["u"] @ p["w"])
+
+    assert find_sites(predict, PARAMS, {}, X) == {}
 
 
 def test_products_of_state_and_inputs_are_none() -> None:

@@ -68,7 +68,8 @@ def pair_init(key: jax.Array, x: jax.Array) -> dict[str, Any]:
 
 
 def pair_apply(params: dict[str, Any], x: jax.Array) -> jax.Array:
-    return jnp.dot(x, params["out"]["kernel"]) + params["out"]["bias"]
+    y: jax.Array = jnp.dot(x, params["out"]["kernel"]) + params["out"]["bias"]
+    return y
 
 
 @dataclass(frozen=True, kw_only=True)
