@@ -67,7 +67,7 @@ def test_a_trial_that_takes_too_long_is_stopped(tmp_path: Path) -> None:
 
 @pytest.fixture
 def cluster() -> Iterator[str]:
-    ray = Path(sys.executable).with_name("ray")
+    ray = str(Path(sys.executable).with_name("ray"))
     start = [ray, "start", "--head", "--num-cpus=2", "--include-dashboard=false"]
     subprocess.run([*start, "--disable-usage-stats"], check=True, capture_output=True)
     yield "auto"
