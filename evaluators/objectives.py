@@ -104,6 +104,11 @@ def make_objectives(
     """
     if limit is not None and not math.isfinite(limit):
         raise UsageError(f"the limit of {name!r} must be a finite number, got {limit}")
+    if metric.name in _COSTS:
+        raise UsageError(
+            f"the task's metric must not be named {metric.name!r}: paretax has an objective of "
+            "that name; rename it"
+        )
     if name == metric.name:
         return [
             Objective(

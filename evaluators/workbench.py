@@ -113,6 +113,13 @@ def _narrow(split: Split) -> Split:
         if not (np.issubdtype(array.dtype, np.number) or array.dtype == np.bool_):
             raise UsageError(f"a task's arrays must hold numbers, got dtype {array.dtype}")
         narrow = {"float64": np.float32, "int64": np.int32, "uint64": np.uint32, "bool": np.int32}
-        return array.astype(narrow.get(str(array.dtype), array.dtype))
+        dtype = np.dtype(narrow.get(str(array.dtype), array.dtype))
+        if array.size and np.issubdtype(dtype, np.integer) and array.dtype != np.bool_:
+            info = np.iinfo(dtype)
+            if array.min() < info.min or array.max() > info.max:
+                raise UsageError(
+                    f"a task's whole numbers must fit {dtype}, got {array.min()} to {array.max()}"
+                )
+        return array.astype(dtype)
 
     return Split(convert(split.inputs), convert(split.targets))

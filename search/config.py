@@ -184,10 +184,15 @@ def load_config(path: Path) -> SearchConfig:
     if not path.is_file():
         raise UsageError(f"there is no config {str(path)!r}: check the path")
     try:
-        plain = yaml.load(path.read_text("utf-8"), Loader=_Loader)
+        plain = read_yaml(path.read_text("utf-8"))
     except (yaml.YAMLError, ValueError) as error:  # bytes that are no text, a date that is none
         raise UsageError(f"{str(path)!r} is not YAML: {error}") from None
     return parse_config(plain, str(path))
+
+
+def read_yaml(text: str) -> Any:
+    """Plain data from YAML. Raises yaml.YAMLError or ValueError where it is none."""
+    return yaml.load(text, Loader=_Loader)  # a safe loader
 
 
 class _Loader(yaml.SafeLoader):

@@ -57,6 +57,7 @@ class Space:
             that it never takes, or on itself by a cycle.
 
     Example:
+        >>> from paretax.spaces import Categorical, Integer, Space
         >>> space = Space([
         ...     Categorical("quantize", [False, True]),
         ...     Integer("weight_bits", 2, 8, when={"quantize": True}),
@@ -80,7 +81,10 @@ class Space:
         for name in names:
             if names.count(name) > 1:
                 raise UsageError(f"a parameter's name must be unique, got {name!r} twice")
-        clauses = [Clause.make(c, f"forbidden clause {i + 1}") for i, c in enumerate(forbidden)]
+        clauses = [
+            Clause.make({} if c is None else c, f"forbidden clause {i + 1}")
+            for i, c in enumerate(forbidden)
+        ]
         self.forbidden: tuple[Clause, ...] = tuple(c for c in clauses if c is not None)
         for parameter in self.parameters:
             if parameter.when is not None:

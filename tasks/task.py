@@ -93,6 +93,15 @@ class Metric:
     compute: Callable[[np.ndarray, np.ndarray], float]
     unit: str = ""
 
+    def __post_init__(self) -> None:
+        if not self.name.isidentifier():
+            raise UsageError(f"a metric's name must be one word such as 'f1', got {self.name!r}")
+        if self.direction not in ("maximize", "minimize"):
+            raise UsageError(
+                f"the direction of metric {self.name!r} must be 'maximize' or 'minimize', "
+                f"got {self.direction!r}"
+            )
+
 
 @runtime_checkable
 class Task(Protocol):
@@ -140,7 +149,10 @@ class Task(Protocol):
 
 def call_build(build: Callable[..., Any], config: Config, rngs: nnx.Rngs) -> Any:
     """`build(config, rngs)`, or `build(config)` where it takes no more."""
-    if len(inspect.signature(build).parameters) == 1:
+    parameters = inspect.signature(build).parameters
+    if "rngs" in parameters:
+        return build(config, rngs=rngs)
+    if len(parameters) == 1:
         return build(config)
     return build(config, rngs)
 

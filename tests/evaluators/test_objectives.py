@@ -159,3 +159,9 @@ def test_limits_on_what_was_not_measured_are_not_broken() -> None:
     assert worst_violation((latency,), [measured("latency", 99.0, "other")]) is None
     assert worst_violation((SIZE,), [measured("size", 200.0)]) is None
     assert worst_violation((), [measured("size", 1e9)]) is None
+
+
+def test_a_metric_may_not_have_the_name_of_a_cost() -> None:
+    metric = Metric(name="size", direction="minimize", compute=lambda outputs, targets: 0.0)
+    with pytest.raises(UsageError, match="must not be named 'size'"):
+        make_objectives("latency", metric, ["cpu"])

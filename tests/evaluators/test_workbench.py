@@ -12,6 +12,7 @@ import pytest
 
 from paretax.errors import UsageError
 from paretax.evaluators import Workbench
+from paretax.evaluators.workbench import _narrow
 from paretax.tasks import Data, Split, SupervisedTask, classification
 
 
@@ -160,3 +161,9 @@ def test_an_output_that_is_no_array_with_the_batch_first_is_refused(run: Any) ->
         match=r"the model of task 'toy' must return one array with the batch first, got .* of 2",
     ):
         bench.prepared({})
+
+
+def test_whole_numbers_that_do_not_fit_32_bits_are_refused() -> None:
+    wide = np.array([[0], [2**31]], np.int64)
+    with pytest.raises(UsageError, match="must fit int32"):
+        _narrow(Split(wide, np.array([0, 1])))

@@ -447,3 +447,8 @@ def test_decode_takes_any_numbers_into_the_space(
             assert "the combination is forbidden" in str(error)  # noqa: PT017
         else:
             assert space.candidate(candidate) == candidate
+
+
+def test_a_forbidden_clause_must_say_something() -> None:
+    with pytest.raises(UsageError, match="forbidden clause 1"):
+        Space([Integer("width", 1, 4)], forbidden=[None])  # type: ignore[list-item]

@@ -132,3 +132,22 @@ def test_build_takes_one_argument_or_two() -> None:
         defaults={},
     )
     assert task.build(config, rngs).kernel.shape == (3, 3)
+
+
+def test_a_metric_has_a_name_of_one_word_and_a_direction() -> None:
+    with pytest.raises(UsageError, match="one word"):
+        Metric(name="top-5", direction="maximize", compute=lambda outputs, targets: 0.0)
+    with pytest.raises(UsageError, match="'up'"):
+        Metric(
+            name="top",
+            direction="up",  # type: ignore[arg-type]
+            compute=lambda outputs, targets: 0.0,
+        )
+
+
+def test_build_may_take_the_streams_by_name_alone() -> None:
+    def build(config: Config, *, rngs: nnx.Rngs) -> tuple[Config, nnx.Rngs]:
+        return config, rngs
+
+    streams = nnx.Rngs(0)
+    assert call_build(build, {"width": 4}, streams) == ({"width": 4}, streams)

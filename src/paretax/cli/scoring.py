@@ -85,10 +85,10 @@ def score(
 
 
 def _setting(text: str) -> tuple[str, Any]:
-    import yaml
+    from paretax.search.config import read_yaml
 
     name, equals, value = text.partition("=")
-    parsed = yaml.safe_load(value) if equals else None
+    parsed = read_yaml(value) if equals else None
     if not isinstance(parsed, bool | int | float | str):
         raise UsageError(f"--set must be like width=32, got {text!r}")
     return name, parsed

@@ -1,0 +1,68 @@
+"""The documents say what is so."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import re
+from pathlib import Path
+
+import pytest
+
+from paretax.cli import app
+from paretax.search import load_config, plan
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
+README = (ROOT / "README.md").read_text()
+FOLDERS = ("hardware_profiles", "tasks", "spaces", "evaluators", "results", "search")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for link in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+        if "://" not in link:
+            assert (page.parent / link).exists(), f"{page.name} links to {link}"
+
+
+def test_the_readme_opens_with_the_two_commands() -> None:
+    head = README.splitlines()[:5]
+    assert any(line.strip().startswith("make demo") for line in head)
+    assert any(line.strip().startswith("make test") for line in head)
+    targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert {"setup", "demo", "test", "lint"} <= set(targets)
+
+
+def test_the_readme_names_commands_and_configs_that_exist() -> None:
+    names = {c.name or (c.callback and c.callback.__name__) for c in app.registered_commands}
+    names |= {group.name for group in app.registered_groups}
+    used = set(re.findall(r"^ {4}paretax (\w+)", README, re.MULTILINE))
+    assert used
+    assert used <= names
+    for config in set(re.findall(r"examples/\w+\.yaml", README)):
+        assert (ROOT / config).exists()
+
+
+def test_the_readme_shows_the_users_task_as_it_is() -> None:
+    (shown,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    source = (ROOT / "examples" / "my_task.py").read_text()
+    assert shown.strip() == source.split('"""\n', 1)[1].strip()
+    assert len([line for line in shown.splitlines() if line.strip()]) <= 30
+
+
+@pytest.mark.parametrize("config", sorted(ROOT.glob("examples/*.yaml")), ids=lambda p: p.name)
+def test_every_example_is_a_plan_that_can_start(config: Path) -> None:
+    checked = plan(load_config(config), [config.parent])
+    assert checked.space.size().combinations > 1
+
+
+def test_examples_in_docstrings() -> None:
+    tried = 0
+    for folder in FOLDERS:
+        for file in (ROOT / folder).rglob("*.py"):
+            if ">>>" in file.read_text():
+                parts = file.relative_to(ROOT).with_suffix("").parts
+                found = doctest.testmod(importlib.import_module(".".join(("paretax", *parts))))
+                assert found.failed == 0
+                tried += found.attempted
+    assert tried > 0
