@@ -6,7 +6,7 @@ DEMO   ?= runs/demo
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: setup demo test lint format docs clean
+.PHONY: setup demo test lint format clean
 
 setup: $(VENV)/.dev
 
@@ -46,4 +46,4 @@ format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf $(VENV) build dist runs
+	rm -rf $(VENV) build dist $(DEMO) $(DEMO)-bundle

@@ -25,7 +25,12 @@ def worker_environment() -> dict[str, str]:
     if SINGLE_THREAD.split("=")[0] not in flags:
         flags = f"{flags} {SINGLE_THREAD}".strip()
     # XLA's own notices (its start, its choice of device) say nothing to the user.
-    return {"XLA_FLAGS": flags, "TF_CPP_MIN_LOG_LEVEL": os.environ.get("TF_CPP_MIN_LOG_LEVEL", "2")}
+    return {
+        "XLA_FLAGS": flags,
+        "TF_CPP_MIN_LOG_LEVEL": os.environ.get("TF_CPP_MIN_LOG_LEVEL", "2"),
+        # The one platform there are profiles for; a deployed program must not land elsewhere.
+        "JAX_PLATFORMS": os.environ.get("JAX_PLATFORMS") or "cpu",
+    }
 
 
 def apply_worker_environment() -> None:

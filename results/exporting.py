@@ -145,6 +145,7 @@ def _write(
             if recipe.activation_bits < FLOAT_BITS
             else 0.0,
         },
+        "measured_on": run.header["machine"]["processor"],
         "versions": versions(),
         "machine": machine(),
     }
@@ -228,7 +229,7 @@ def _card(manifest: Mapping[str, Any]) -> str:
         from pathlib import Path
         from paretax.results import load_bundle
 
-        model = load_bundle(Path("."))  # checks every file against its checksum
+        model = load_bundle(Path("THIS_FOLDER"))  # checks every file against its checksum
         outputs = model(inputs)  # inputs: {dtype} ({shape})
         ```
 
@@ -247,7 +248,7 @@ def _card(manifest: Mapping[str, Any]) -> str:
         version=manifest["versions"].get("paretax", ""),
         seed=manifest["seed"],
         table=table,
-        processor=manifest["machine"]["processor"],
+        processor=manifest["measured_on"],
         choices=choices,
         dtype=manifest["program"]["dtype"],
         shape=shape,

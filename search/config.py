@@ -90,10 +90,10 @@ class SearchConfig(_Part):
     """`ray` spreads the work over processes and machines, `inline` stays in this process."""
 
     batch: int | None = Field(default=None, ge=1)
-    """Candidates that are asked for at once; None: as the sampler likes."""
+    """Candidates that are asked for at once; None: as the sampler likes, or else 8."""
 
     trial_seconds: float | None = Field(default=None, gt=0, allow_inf_nan=False)
-    """Time after which a training counts as failed (`ray` only); None: no bound."""
+    """Time after which a scoring or training counts as failed (`ray` only); None: no bound."""
 
     @field_validator("targets", mode="before")
     @classmethod

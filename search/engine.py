@@ -38,6 +38,7 @@ from paretax.tasks import load_task
 
 _ASKS = 20  # times that a sampler is asked for a batch before new candidates are drawn at random
 _DRAWS = 1000  # random draws before a space counts as exhausted
+_BATCH = 8  # candidates asked for at once where neither config nor sampler says
 _MODELS = 8  # random candidates of which one must build before a search starts
 _HOPELESS = 12  # trials that all fail before a search gives up
 
@@ -226,6 +227,12 @@ _MAY_CHANGE = {"budget", "workers", "executor", "trial_seconds"}
 
 
 def _check_same(run: Run, plan: Plan) -> None:
+    here, there = machine()["processor"], run.header["machine"]["processor"]
+    if here != there and any(o.target for o in (*plan.objectives, *plan.limits)):
+        raise UsageError(
+            f"the run {str(run.folder)!r} was measured on {there}, and this is {here}: resume it "
+            "there, or start a new one, as the two do not compare"
+        )
     now, then = plan.config.model_dump(mode="json"), run.header["config"]
     for key in now:
         if key not in _MAY_CHANGE and now[key] != then.get(key):
@@ -283,7 +290,7 @@ class _Search:
         config = self._plan.config
         if self._end is not None and time.monotonic() >= self._end:
             return 0
-        count = config.batch or self._plan.sampler.batch or 2 * config.worker_count
+        count = config.batch or self._plan.sampler.batch or _BATCH
         if config.budget.trials is not None:
             count = min(count, config.budget.trials - len(self._trials))
         return max(0, count)
@@ -371,8 +378,8 @@ class _Search:
     ) -> None:
         """Keep the weights of a trial that is on a front now; others can be trained again."""
         now = replace(trial, measurements=(*trial.measurements, *found), trained=True)
-        others = [t for t in self._trials.values() if t.number != trial.number]
-        if any(now in front((*others, now), o) for o in self._by_target().values()):
+        trials = tuple({**self._trials, trial.number: now}.values())
+        if any(now in front(trials, o) for o in self._by_target().values()):
             save_weights(self._out, trial.number, weights)
 
     def _by_target(self) -> dict[str, tuple[Objective, ...]]:
@@ -419,13 +426,18 @@ class _Search:
         }
         self.report("testing")
         calls = [
-            replace(call, extra=(load_weights(self._out, call.trial),))
+            replace(call, extra=(load_weights(self._out, call.trial), self._metric(call.trial)))
             for call in _calls("test", chosen.values())
         ]
         for number, evaluation in executor.run(calls):
             if evaluation.failure is not None:
                 raise SearchError(f"trial {number} cannot be tested: {evaluation.failure.message}")
             self._note("tested", trial=number, measurement=evaluation.measurements[0].to_json())
+
+    def _metric(self, number: int) -> float:
+        """What a trial's training was recorded with."""
+        found = self._trials[number].measurements
+        return next(m.value for m in found if m.detail.get("split") == "validation")
 
     def report(self, phase: str) -> None:
         """Tell the progress where the search stands."""

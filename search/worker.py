@@ -77,14 +77,29 @@ class Worker:
         return _guarded(self._trainer, candidate, seed)
 
     def test(
-        self, candidate: Candidate, seed: int, weights: Mapping[str, np.ndarray] | None
+        self,
+        candidate: Candidate,
+        seed: int,
+        weights: Mapping[str, np.ndarray] | None,
+        recorded: float,
     ) -> Evaluation:
-        """The metric on the test split, of these weights, or of the same ones trained again."""
+        """The metric on the test split, of these weights, or of the same ones trained again.
+
+        Trained again, they must give the metric that was recorded on the validation split.
+        """
         if weights is None:
-            weights = self.train(candidate, seed).weights
-            if weights is None:
-                raise RuntimeError(f"candidate {candidate.id} trained in the search, but not again")
-        return Evaluation(measurements=(self._trainer.test(candidate, weights),))
+            again = self.train(candidate, seed)
+            if again.failure is not None or again.measurements[0].value != recorded:
+                now = again.failure or again.measurements[0].value
+                message = f"it scored {recorded} in the search; trained again: {now}"
+                return Evaluation(failure=Failure(reason=Reason.DIVERGED, message=message))
+            weights = again.weights
+        assert weights is not None
+        try:
+            return Evaluation(measurements=(self._trainer.test(candidate, weights),))
+        except (ArithmeticError, ValueError) as error:
+            message = f"{type(error).__name__}: {error}"
+            return Evaluation(failure=Failure(reason=Reason.DIVERGED, message=message))
 
     def ready(self, candidate: Candidate, seed: int) -> Evaluation:
         """Nothing; for waiting until a worker has loaded."""

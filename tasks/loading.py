@@ -44,7 +44,8 @@ def load_task(name: str, search_path: Iterable[Path] = ()) -> Task:
         if error.name is not None and f"{module_name}.".startswith(f"{error.name}."):
             raise UsageError(
                 f"task {name!r}: there is no module {module_name!r} in the folder of the config, "
-                "the current folder or the environment: check the name, or start where it is"
+                "the current folder or the environment: check the name, start where it is, or "
+                "name its folder (verify --path)"
             ) from error
         hint = ": install paretax[datasets]" if error.name == "mlxtend" else ": install it"
         raise UsageError(f"task {name!r} needs the module {error.name!r}{hint}") from error

@@ -14,7 +14,13 @@ from types import TracebackType
 from typing import Any
 
 import ray
-from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
+from ray.exceptions import (
+    GetTimeoutError,
+    OutOfMemoryError,
+    RayActorError,
+    RayError,
+    RayTaskError,
+)
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from paretax.errors import UsageError
@@ -71,6 +77,9 @@ class RayExecutor:
                 f"the cluster gave no {self._count} workers within {_START_SECONDS:.0f} s: it has "
                 f"{ray.cluster_resources().get('CPU', 0):.0f} CPUs; ask for fewer workers"
             ) from None
+        except RayActorError as error:
+            self.__exit__(None, None, None)
+            raise UsageError(f"the workers do not start: {_reason(error)}") from error
         except BaseException:
             self.__exit__(None, None, None)
             raise
@@ -152,23 +161,34 @@ class RayExecutor:
                 call, attempt, index, _ = running.pop(future)
                 try:
                     yield call.trial, ray.get(future)
-                except RayActorError as error:
-                    self._actors[index] = self._actor(index)
+                except RayTaskError as error:
+                    raise error.as_instanceof_cause() from None
+                except RayError as error:
+                    self._replace(index)
                     if attempt < _ATTEMPTS:
                         waiting.append((call, attempt + 1))
                     else:
+                        memory = isinstance(error, OutOfMemoryError)
+                        reason = Reason.OUT_OF_MEMORY if memory else Reason.WORKER_LOST
                         message = f"its worker died {attempt} times: {_reason(error)}"
-                        yield call.trial, _failed(Reason.WORKER_LOST, message)
-                except RayTaskError as error:
-                    raise error.as_instanceof_cause() from None
+                        yield call.trial, _failed(reason, message)
                 free.append(index)
             yield from self._expired(running, free)
+
+    def _replace(self, index: int) -> None:
+        """A new worker in the place of one; it has loaded before the next call's time runs."""
+        ray.kill(self._actors[index])
+        self._actors[index] = self._actor(index)
+        ray.get(self._actors[index].call.remote("ready", Candidate({}), 0))
 
     def _patience(self, running: dict[Any, tuple[Call, int, int, float]]) -> float | None:
         """Seconds until the first running call times out; None where none can."""
         if self._trial_seconds is None:
             return None
-        oldest = min(start for *_, start in running.values())
+        starts = [start for call, *_, start in running.values() if call.kind != "test"]
+        if not starts:
+            return None
+        oldest = min(starts)
         return max(0.0, oldest + self._trial_seconds - time.monotonic())
 
     def _expired(
@@ -178,10 +198,10 @@ class RayExecutor:
             return
         now = time.monotonic()
         for future, (call, _, index, start) in list(running.items()):
-            if now - start >= self._trial_seconds:
+            late = call.kind != "test" and now - start >= self._trial_seconds
+            if late and not ray.wait([future], timeout=0)[0]:
                 del running[future]
-                ray.kill(self._actors[index])
-                self._actors[index] = self._actor(index)
+                self._replace(index)
                 free.append(index)
                 message = f"it took longer than {self._trial_seconds:g} s"
                 yield call.trial, _failed(Reason.TIMEOUT, message)

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
+from paretax.errors import UsageError
 from paretax.results import Run
 from paretax.search import parse_config, plan, run_search
 
@@ -153,3 +154,14 @@ def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(undisturbed: Run, tmp_path: 
     _, printed = again.communicate(timeout=300)
     assert again.returncode == 0, printed.decode()
     assert outcomes(Run.open(folder)) == outcomes(undisturbed)
+
+
+def test_a_run_is_not_resumed_on_another_processor(
+    undisturbed: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = {**CONFIG, "objectives": ["accuracy", "latency"], "budget": {"trials": 2}}
+    run_search(plan(parse_config(config, "config")), tmp_path / "run")
+    more = plan(parse_config({**config, "budget": {"trials": 4}}, "config"))
+    monkeypatch.setattr("paretax.search.engine.machine", lambda: {"processor": "another"})
+    with pytest.raises(UsageError, match="this is another"):
+        run_search(more, tmp_path / "run", resume=True)

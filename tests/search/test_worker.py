@@ -184,12 +184,19 @@ def test_a_training_gives_the_metric_and_the_weights(worker: Worker) -> None:
     assert weights is not None
     assert all(type(array) is np.ndarray for array in weights.values())
 
-    kept = worker.test(SMALL, 0, weights).measurements
-    trained_again = worker.test(SMALL, 0, None).measurements
+    kept = worker.test(SMALL, 0, weights, measurement.value).measurements
+    trained_again = worker.test(SMALL, 0, None, measurement.value).measurements
     assert [m.value for m in kept] == [m.value for m in trained_again]
     assert kept[0].detail == {"split": "test"}
     zeros = {name: np.zeros_like(array) for name, array in weights.items()}
-    assert worker.test(SMALL, 0, zeros).measurements[0].value != kept[0].value
+    assert worker.test(SMALL, 0, zeros, measurement.value).measurements[0].value != kept[0].value
+
+
+def test_weights_that_came_out_otherwise_are_not_tested(worker: Worker) -> None:
+    evaluation = worker.test(SMALL, 0, None, 0.123)
+    assert evaluation.measurements == ()
+    assert evaluation.failure is not None
+    assert "it scored 0.123 in the search" in evaluation.failure.message
 
 
 def test_a_training_that_diverges_is_a_failure_and_cannot_be_tested(worker: Worker) -> None:
@@ -197,8 +204,9 @@ def test_a_training_that_diverges_is_a_failure_and_cannot_be_tested(worker: Work
     evaluation = worker.train(wild, 0)
     assert evaluation.failure is not None
     assert evaluation.failure.reason is Reason.DIVERGED
-    with pytest.raises(RuntimeError, match=f"candidate {wild.id} trained in the search, but not"):
-        worker.test(wild, 0, None)
+    tested = worker.test(wild, 0, None, 0.9).failure
+    assert tested is not None
+    assert tested.reason is Reason.DIVERGED
 
 
 def test_ready_is_nothing(worker: Worker) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 import time
 from enum import StrEnum
@@ -58,11 +59,13 @@ def search(
         with failing_on(SearchError), Bar() as bar:
             run = run_search(checked, folder, resume=resume, address=address, progress=bar)
     except KeyboardInterrupt:
-        print(
-            f"stopped; nothing measured is lost. Go on with: paretax search {config} "
-            f"--out {folder} --resume",
-            file=sys.stderr,
-        )
+        words = ["paretax", "search", str(config), "--out", str(folder)]
+        for option, value in (("trials", trials), ("workers", workers), ("address", address)):
+            words += [] if value is None else [f"--{option}", str(value)]
+        started = (folder / "journal.jsonl").exists()
+        words += ["--resume"] if started else []
+        kept = "nothing measured is lost" if started else "nothing was measured yet"
+        print(f"stopped; {kept}. Go on with: {shlex.join(words)}", file=sys.stderr)
         raise typer.Exit(130) from None
     fronts = ", ".join(f"{len(run.front(t))} on the front of {t}" for t in run.targets)
     rejected = sum(t.rejected for t in run.trials)
