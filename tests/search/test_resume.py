@@ -100,7 +100,11 @@ def test_resuming_a_finished_run_changes_nothing(undisturbed: Run) -> None:
 
 
 def driver(config: Path, folder: Path, *more: str) -> subprocess.Popen[bytes]:
-    code = "from paretax.cli import main; main()"
+    # A shell that starts the tests in the background has them ignore SIGINT, and so would this.
+    code = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        "from paretax.cli import main; main()"
+    )
     command = [sys.executable, "-c", code, "search", str(config), "--out", str(folder), *more]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
