@@ -57,6 +57,7 @@ class Plan:
         objectives: what is traded off.
         limits: everything with a hard limit.
         sampler: proposes candidates.
+        metric: name of the task's metric.
         search_path: folders from which the task is imported.
     """
 
@@ -65,6 +66,7 @@ class Plan:
     objectives: tuple[Objective, ...]
     limits: tuple[Objective, ...]
     sampler: Sampler
+    metric: str
     search_path: tuple[Path, ...]
 
 
@@ -100,6 +102,7 @@ def plan(config: SearchConfig, search_path: Sequence[Path] = ()) -> Plan:
         objectives=objectives,
         limits=limits,
         sampler=sampler,
+        metric=task.metric.name,
         search_path=tuple(p.resolve() for p in search_path),
     )
 
@@ -437,7 +440,7 @@ class _Search:
     def _metric(self, number: int) -> float:
         """What a trial's training was recorded with."""
         found = self._trials[number].measurements
-        return next(m.value for m in found if m.detail.get("split") == "validation")
+        return next(m.value for m in found if m.objective == self._plan.metric)
 
     def report(self, phase: str) -> None:
         """Tell the progress where the search stands."""
