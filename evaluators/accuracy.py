@@ -34,9 +34,6 @@ class AccuracyEvaluator:
         bench: the task.
     """
 
-    exclusive = False
-    needs_training = True
-
     def __init__(self, bench: Workbench) -> None:
         self.provides: tuple[str, ...] = (bench.task.metric.name,)
         self._bench = bench

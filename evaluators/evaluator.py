@@ -18,19 +18,10 @@ class Evaluator(Protocol):
 
     Attributes:
         provides: the objectives that it measures.
-        needs_training: whether it trains; the others come first, so that a candidate beyond a
-            limit is not trained.
-        exclusive: whether nothing else may run on the machine meanwhile.
     """
 
     @property
     def provides(self) -> tuple[str, ...]: ...
-
-    @property
-    def needs_training(self) -> bool: ...
-
-    @property
-    def exclusive(self) -> bool: ...
 
     def evaluate(self, candidate: Mapping[str, Any], seed: int) -> Evaluation:
         """Measure a candidate, or say why not."""

@@ -50,6 +50,8 @@ def time_calls(call: Callable[[], Any]) -> tuple[float, float, int]:
 class CpuEvaluator:
     """Compiles a candidate's deployed program for the local CPU, and measures it.
 
+    Nothing else may run on the machine meanwhile; the engine sees to it.
+
     Equal programs are measured once: candidates that differ in bit-width, sparsity or training
     alone share one latency.
 
@@ -61,8 +63,6 @@ class CpuEvaluator:
     """
 
     provides = ("latency", "memory")
-    exclusive = True
-    needs_training = False
 
     def __init__(
         self,

@@ -19,8 +19,6 @@ class SizeEvaluator:
     """
 
     provides = ("size",)
-    exclusive = False
-    needs_training = False
 
     def __init__(self, bench: Workbench) -> None:
         self._bench = bench

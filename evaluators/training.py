@@ -58,8 +58,8 @@ class Trainer:
         prepared = self._bench.prepared(candidate)
         chosen = choose(training.SETTINGS, candidate)
         batch, name = int(chosen["batch_size"]), str(chosen["optimizer"])
-        init = self._program((prepared.key, "init"), lambda: jax.jit(prepared.model.init))
-        epoch = self._program((prepared.key, name, batch), lambda: self._epoch(prepared, name))
+        init = self._programs.get((prepared.key, "init"), lambda: jax.jit(prepared.model.init))
+        epoch = self._programs.get((prepared.key, name, batch), lambda: self._epoch(prepared, name))
         epochs = int(chosen["epochs"])
         # Of JAX's generators, rbg is the one whose programs compile fast: 0.9 s against 2.7 s with
         # threefry for the initial weights of an MLP with two hidden layers.
@@ -82,9 +82,6 @@ class Trainer:
             if not math.isfinite(loss):
                 raise DivergedError(f"the training loss is {loss} in epoch {index + 1} of {epochs}")
         return carry[0], carry[1]
-
-    def _program(self, key: Any, make: Callable[[], Callable[..., Any]]) -> Callable[..., Any]:
-        return self._programs.get(key, make)
 
     def _order(self, seed: int, epoch: int, batch: int) -> np.ndarray:
         """The examples of each step of an epoch, (steps, batch); what is left over is left out."""

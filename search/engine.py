@@ -5,11 +5,10 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 from paretax.errors import UsageError
@@ -17,121 +16,30 @@ from paretax.evaluators import (
     Evaluation,
     Failure,
     Measurement,
-    Objective,
     Reason,
-    Workbench,
     worst_violation,
 )
 from paretax.evaluators.runtime import machine, versions
 from paretax.results import pareto
 from paretax.results.journal import FORMAT, Journal, check_folder, has_events
-from paretax.results.run import Run, apply_event, front, load_weights, save_weights
+from paretax.results.run import Run, apply_event, load_weights, save_weights
 from paretax.results.trial import Trial
-from paretax.search.config import SearchConfig
 from paretax.search.executors import Call, Executor, make_executor
+from paretax.search.planning import Plan
 from paretax.search.progress import Progress, Status, silent
-from paretax.search.samplers import Observation, Sampler, make_sampler
+from paretax.search.samplers import Observation
+from paretax.search.standing import Standing
 from paretax.search.worker import WorkerSpec
-from paretax.spaces import SETTINGS, Candidate, Space, check_space
-from paretax.spaces.dimensions import choose
-from paretax.tasks import load_task
+from paretax.spaces import Candidate
 
 _ASKS = 20  # times that a sampler is asked for a batch before new candidates are drawn at random
 _DRAWS = 1000  # random draws before a space counts as exhausted
 _BATCH = 8  # candidates asked for at once where neither config nor sampler says
-_MODELS = 8  # random candidates of which one must build before a search starts
 _HOPELESS = 12  # trials that all fail before a search gives up
 
 
 class SearchError(RuntimeError):
     """The search cannot go on: nothing that it tries works."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """A search that was checked, and may start.
-
-    Args:
-        config: what the user asked for.
-        space: parsed from it.
-        objectives: what is traded off.
-        limits: everything with a hard limit.
-        sampler: proposes candidates.
-        metric: name of the task's metric.
-        search_path: folders from which the task is imported.
-    """
-
-    config: SearchConfig
-    space: Space
-    objectives: tuple[Objective, ...]
-    limits: tuple[Objective, ...]
-    sampler: Sampler
-    metric: str
-    search_path: tuple[Path, ...]
-
-
-def plan(config: SearchConfig, search_path: Sequence[Path] = ()) -> Plan:
-    """Check everything that can be checked before anything is written.
-
-    Raises:
-        UsageError: a config, space, task, or data that cannot work.
-    """
-    config.check_names()
-    space = config.make_space()
-    task = load_task(config.task, search_path)
-    check_space(space, SETTINGS, task.defaults, task.name)
-    objectives = config.make_objectives(task.metric)
-    limits = config.make_limits(task.metric)
-    sampler = make_sampler(config.sampler.name, config.sampler.options)
-    bench = Workbench(task)
-    examples = len(bench.data.train)
-    sizes = (
-        space["batch_size"].grid(1000)
-        if "batch_size" in space
-        else [choose(SETTINGS, {})["batch_size"]]
-    )
-    if int(max(sizes)) > examples:
-        raise UsageError(
-            f"batch_size must not exceed the {examples} training examples, "
-            f"got up to {max(sizes)}: lower it"
-        )
-    _try_models(bench, space, np.random.default_rng(config.seed))
-    return Plan(
-        config=config,
-        space=space,
-        objectives=objectives,
-        limits=limits,
-        sampler=sampler,
-        metric=task.metric.name,
-        search_path=tuple(p.resolve() for p in search_path),
-    )
-
-
-def _try_models(bench: Workbench, space: Space, rng: np.random.Generator) -> None:
-    """Trace a model and its loss, so that what is wrong with all of them shows at once.
-
-    A space may hold candidates that the task refuses: one of eight random ones must do.
-    """
-    for attempt in range(_MODELS):
-        candidate = space.sample(rng)
-        try:
-            _try_model(bench, candidate)
-            return
-        except Exception as error:
-            if attempt == _MODELS - 1:
-                raise UsageError(
-                    f"task {bench.task.name!r} fails for all of {_MODELS} random candidates, the "
-                    f"last {dict(candidate)} with {type(error).__name__}: {error}"
-                ) from error
-
-
-def _try_model(bench: Workbench, candidate: Candidate) -> None:
-    prepared = bench.prepared(candidate)
-    targets = bench.data.train.targets
-    batch = jax.ShapeDtypeStruct((2, *targets.shape[1:]), targets.dtype)
-    loss = jax.eval_shape(bench.task.loss, prepared.outputs, batch)
-    if not isinstance(loss, jax.ShapeDtypeStruct) or loss.shape != ():
-        raise UsageError(f"the loss must be a scalar, got {loss}")
 
 
 def run_search(
@@ -226,16 +134,20 @@ def _header(plan: Plan) -> dict[str, Any]:
     }
 
 
+_MUST_STAY = ("processor", "xla_flags", "jaxlib")  # what latencies and trained bits depend on
 _MAY_CHANGE = {"budget", "workers", "executor", "trial_seconds"}
 
 
 def _check_same(run: Run, plan: Plan) -> None:
-    here, there = machine()["processor"], run.header["machine"]["processor"]
-    if here != there and any(o.target for o in (*plan.objectives, *plan.limits)):
-        raise UsageError(
-            f"the run {str(run.folder)!r} was measured on {there}, and this is {here}: resume it "
-            "there, or start a new one, as the two do not compare"
-        )
+    there = {**run.header["versions"], **run.header["machine"]}
+    here = {**versions(), **machine()}
+    for key in _MUST_STAY:
+        if here.get(key) != there.get(key):
+            raise UsageError(
+                f"the run {str(run.folder)!r} was measured with {key} {there.get(key)!r}, and here "
+                f"it is {here.get(key)!r}, so the figures would not compare: resume it there, or "
+                "start a new run"
+            )
     now, then = plan.config.model_dump(mode="json"), run.header["config"]
     for key in now:
         if key not in _MAY_CHANGE and now[key] != then.get(key):
@@ -265,6 +177,11 @@ class _Search:
         self._plan, self._out, self._journal, self._progress = plan, out, journal, progress
         self._trials: dict[int, Trial] = {t.number: t for t in before.trials} if before else {}
         self._references = dict(before.references) if before else {}
+        self._targets = {
+            t.name: tuple(o for o in plan.objectives if o.target in (None, t.name))
+            for t in plan.config.targets
+        }
+        self._standing = Standing(self._targets, self._trials.values())
         self._end = (
             None
             if plan.config.budget.minutes is None
@@ -374,6 +291,7 @@ class _Search:
         if failure is not None:
             content["failure"] = failure.to_json()
         self._note(event, **content)
+        self._standing.add(self._trials[number])
         self.report("training" if event == "trained" else "scoring")
 
     def _keep_weights(
@@ -381,15 +299,8 @@ class _Search:
     ) -> None:
         """Keep the weights of a trial that is on a front now; others can be trained again."""
         now = replace(trial, measurements=(*trial.measurements, *found), trained=True)
-        trials = tuple({**self._trials, trial.number: now}.values())
-        if any(now in front(trials, o) for o in self._by_target().values()):
+        if self._standing.would_be_on_a_front(now):
             save_weights(self._out, trial.number, weights)
-
-    def _by_target(self) -> dict[str, tuple[Objective, ...]]:
-        return {
-            t.name: tuple(o for o in self._plan.objectives if o.target in (None, t.name))
-            for t in self._plan.config.targets
-        }
 
     def _observation(self, trial: Trial) -> Observation:
         if trial.valid:
@@ -402,7 +313,7 @@ class _Search:
 
     def _set_references(self) -> None:
         """Fix the reference point of each target's hypervolume, once there are trials for it."""
-        for target, objectives in self._by_target().items():
+        for target, objectives in self._targets.items():
             valid = [t for t in self._trials.values() if t.valid]
             if target not in self._references and len(valid) > 1:
                 losses = np.asarray([t.losses(objectives) for t in valid])
@@ -411,20 +322,20 @@ class _Search:
                 self._references[target] = (worst, best)
 
     def _give_up_if_hopeless(self) -> None:
-        trials = self._trials.values()
-        failures = [t.failure for t in trials if t.failure is not None and not t.rejected]
-        if len(failures) >= _HOPELESS and len(failures) == len(trials):
+        count = self._standing.failed
+        if count >= _HOPELESS and count == len(self._trials):
+            last = next(t.failure for t in reversed(self._trials.values()) if t.failure is not None)
             raise SearchError(
-                f"all of the first {len(failures)} trials failed, the last with "
-                f"{failures[-1].reason}: {failures[-1].message}"
+                f"all of the first {count} trials failed, the last with "
+                f"{last.reason}: {last.message}"
             )
 
     def _test(self, executor: Executor) -> None:
         """Score the final fronts on the test split, each trial once."""
         chosen = {
             t.number: t
-            for objectives in self._by_target().values()
-            for t in front(tuple(self._trials.values()), objectives)
+            for target in self._targets
+            for t in self._standing.front(target)
             if t.test is None
         }
         self.report("testing")
@@ -444,22 +355,20 @@ class _Search:
 
     def report(self, phase: str) -> None:
         """Tell the progress where the search stands."""
-        trials = tuple(self._trials.values())
-        target, objectives = next(iter(self._by_target().items()))
-        on_front = front(trials, objectives)
+        target, objectives = next(iter(self._targets.items()))
+        on_front = self._standing.front(target)
         volume = None
         if target in self._references:
             losses = np.asarray([t.losses(objectives) for t in on_front])
             volume = pareto.relative_hypervolume(losses, *self._references[target])
-        rejected = sum(t.rejected for t in trials)
         self._progress(
             Status(
                 phase=phase,
                 total=self._plan.config.budget.trials,
-                asked=len(trials),
-                done=sum(t.valid for t in trials),
-                failed=sum(t.failure is not None for t in trials) - rejected,
-                rejected=rejected,
+                asked=len(self._trials),
+                done=self._standing.valid,
+                failed=self._standing.failed,
+                rejected=self._standing.rejected,
                 front=len(on_front),
                 hypervolume=volume,
             )

@@ -67,23 +67,29 @@ class RayExecutor:
             self._start_ray()
             self._started = True
         self._actors = [self._actor(i) for i in range(self._count)]
-        nothing = Candidate({})
-        waiting = [a.call.remote("ready", nothing, 0) for a in self._actors]
         try:
-            ray.get(waiting, timeout=_START_SECONDS)
-        except GetTimeoutError:
-            self.__exit__(None, None, None)
-            raise UsageError(
-                f"the cluster gave no {self._count} workers within {_START_SECONDS:.0f} s: it has "
-                f"{ray.cluster_resources().get('CPU', 0):.0f} CPUs; ask for fewer workers"
-            ) from None
-        except RayActorError as error:
-            self.__exit__(None, None, None)
-            raise UsageError(f"the workers do not start: {_reason(error)}") from error
+            self._wait_for(self._actors)
         except BaseException:
             self.__exit__(None, None, None)
             raise
         return self
+
+    def _wait_for(self, actors: Sequence[Any]) -> None:
+        """Until workers have loaded.
+
+        Raises:
+            UsageError: they do not start, or not within five minutes.
+        """
+        try:
+            waiting = [actor.call.remote("ready", Candidate({}), 0) for actor in actors]
+            ray.get(waiting, timeout=_START_SECONDS)
+        except GetTimeoutError:
+            raise UsageError(
+                f"the cluster gave no {len(actors)} workers within {_START_SECONDS:.0f} s: it has "
+                f"{ray.cluster_resources().get('CPU', 0):.0f} CPUs; ask for fewer workers"
+            ) from None
+        except RayActorError as error:
+            raise UsageError(f"the workers do not start: {_reason(error)}") from error
 
     def _start_ray(self) -> None:
         logging.getLogger("ray").setLevel(logging.ERROR)
@@ -179,7 +185,7 @@ class RayExecutor:
         """A new worker in the place of one; it has loaded before the next call's time runs."""
         ray.kill(self._actors[index])
         self._actors[index] = self._actor(index)
-        ray.get(self._actors[index].call.remote("ready", Candidate({}), 0))
+        self._wait_for([self._actors[index]])
 
     def _patience(self, running: dict[Any, tuple[Call, int, int, float]]) -> float | None:
         """Seconds until the first running call times out; None where none can."""

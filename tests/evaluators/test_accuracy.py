@@ -211,8 +211,6 @@ def test_outputs_that_are_not_finite_have_no_score(scorer: Scorer, bad: float) -
 def test_what_the_evaluator_says_of_itself(bench: Workbench) -> None:
     evaluator = AccuracyEvaluator(bench)
     assert evaluator.provides == ("accuracy",)
-    assert evaluator.needs_training
-    assert not evaluator.exclusive
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 511, 512, 513, 1023, 1024, 1025])

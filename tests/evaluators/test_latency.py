@@ -239,5 +239,3 @@ def test_every_form_of_program_runs_on_plausible_arrays(
 def test_what_the_evaluator_says_of_itself(bench: Workbench, profile: HardwareProfile) -> None:
     evaluator = CpuEvaluator(bench, profile, 1)
     assert evaluator.provides == ("latency", "memory")
-    assert evaluator.exclusive
-    assert not evaluator.needs_training

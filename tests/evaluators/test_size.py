@@ -49,5 +49,3 @@ def test_what_is_trained_does_not_matter(bench: Workbench) -> None:
     one = evaluator.evaluate({"width": 4, "learning_rate": 0.1}, 0)
     assert one == evaluator.evaluate({"width": 4, "learning_rate": 0.2, "epochs": 3}, 1)
     assert evaluator.provides == ("size",)
-    assert not evaluator.needs_training
-    assert not evaluator.exclusive
