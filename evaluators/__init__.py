@@ -9,13 +9,16 @@ from paretax.evaluators.objectives import (
     objective_names,
     worst_violation,
 )
-from paretax.evaluators.workbench import Prepared, Workbench
+from paretax.evaluators.teacher import Lesson
+from paretax.evaluators.workbench import Deployed, Prepared, Workbench
 
 __all__ = [
     "AccuracyEvaluator",
+    "Deployed",
     "Evaluation",
     "Evaluator",
     "Failure",
+    "Lesson",
     "Measurement",
     "Objective",
     "Prepared",

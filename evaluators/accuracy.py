@@ -1,4 +1,4 @@
-"""The task's metric: train, prune and quantise, then score in the deployed arithmetic."""
+"""The task's metric: train, prune, distil and quantise, then score in the deployed arithmetic."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from paretax.errors import UsageError
 from paretax.evaluators.cache import LeastRecentlyUsed
+from paretax.evaluators.calibrating import Calibrator
 from paretax.evaluators.measurement import (
     Evaluation,
     Failure,
@@ -18,12 +20,20 @@ from paretax.evaluators.measurement import (
     Provenance,
     Reason,
 )
-from paretax.evaluators.training import DivergedError, Trainer, to_numpy
-from paretax.evaluators.workbench import Prepared, Workbench
-from paretax.spaces.compression import Recipe, observe, simulate
+from paretax.evaluators.teacher import Lesson
+from paretax.evaluators.training import DivergedError, Trainer, Watch, to_numpy
+from paretax.evaluators.workbench import Deployed, Workbench
+from paretax.spaces.channels import kept_indices
+from paretax.spaces.compression import Grid, deployed_shapes, simulate
+from paretax.spaces.fake_quantization import LEARNED
+from paretax.spaces.quantization import expand
+from paretax.spaces.recipe import masks, steps_in_words
+from paretax.spaces.schedule import in_words
+from paretax.spaces.shrinking import shrink_arrays
+from paretax.spaces.storage import stored_bytes
+from paretax.spaces.structured import channel_block
 from paretax.tasks import Arrays, Split
 
-_CALIBRATION = 512  # training examples from which input ranges are taken
 _CHUNK = 512  # examples that are scored at a time
 
 
@@ -32,27 +42,76 @@ class AccuracyEvaluator:
 
     Args:
         bench: the task.
+        lesson: of the teacher; None where there is none.
     """
 
-    def __init__(self, bench: Workbench) -> None:
+    def __init__(self, bench: Workbench, lesson: Lesson | None = None) -> None:
         self.provides: tuple[str, ...] = (bench.task.metric.name,)
-        self._bench = bench
-        self._trainer = Trainer(bench)
+        self._bench, self._lesson = bench, lesson
+        self._calibrator = Calibrator()
+        self._trainer = Trainer(bench, self._calibrator)
         self._programs: LeastRecentlyUsed[Callable[..., Any]] = LeastRecentlyUsed(64)
 
     def evaluate(self, candidate: Mapping[str, Any], seed: int) -> Evaluation:
         """Train a candidate and score it on the validation split."""
         start = time.perf_counter()
         try:
-            params, state = self._trainer.train(candidate, seed)
-            arrays = {**params, **state}
-            value = self.score(candidate, arrays, self._bench.data.validation)
+            weights = self.train(candidate, seed)
+            value = self.score(candidate, weights, self._bench.data.validation)
         except DivergedError as error:
             return Evaluation(failure=Failure(reason=Reason.DIVERGED, message=str(error)))
-        return Evaluation(
-            measurements=(self._measurement(value, "validation", time.perf_counter() - start),),
-            weights=to_numpy(arrays),
-        )
+        seconds = time.perf_counter() - start
+        found = [self._measurement(value, "validation", seconds, self.steps(candidate))]
+        deployed = self._bench.deployed(candidate)
+        if deployed.recipe.sparse and deployed.recipe.scope == "global":
+            found.append(_measured_size(deployed, weights))
+        return Evaluation(measurements=tuple(found), weights=to_numpy(weights))
+
+    def train(
+        self, candidate: Mapping[str, Any], seed: int, watch: Watch | None = None
+    ) -> dict[str, jax.Array]:
+        """Trained arrays as they are deployed: pruned, removed channels gone.
+
+        Parameters, state, what preprocessing was fitted to, and the logarithms of learned steps.
+
+        Raises:
+            DivergedError: the loss is not finite.
+            UsageError: the candidate distils, and there is no teacher.
+        """
+        lesson = None
+        if candidate.get("distill") is True:
+            lesson = self._lesson
+            if lesson is None:
+                raise UsageError("distill: true needs a teacher: add `teacher` to the config")
+            if candidate.get("feature_weight", 0) and lesson.inner is None:
+                raise UsageError(
+                    f"feature_weight needs a teacher whose layers can be seen, and "
+                    f"{lesson.teacher} is a compiled program: leave it at 0, or give the teacher "
+                    "as a candidate"
+                )
+        params, state, learned = self._trainer.train(candidate, seed, lesson, watch)
+        deployed = self._bench.deployed(candidate)
+        if deployed.removed:
+            params, state, learned = _shrink(deployed, candidate, params, state, learned)
+        pipeline = self._bench.features(candidate).pipeline
+        fitted = {} if pipeline is None else {n: jnp.asarray(a) for n, a in pipeline.arrays.items()}
+        return {**params, **state, **fitted, **learned}
+
+    def steps(self, candidate: Mapping[str, Any]) -> str:
+        """What is done to a candidate, in order, in words."""
+        deployed = self._bench.deployed(candidate)
+        done = steps_in_words(deployed.recipe, deployed.sites)
+        gone = [
+            f"{n} of {g.size} {g.kind} of {g.name}"
+            for g in deployed.groups
+            for n in [deployed.removed[g.name]]
+        ]
+        done["prune"] = ", ".join(filter(None, [*gone, done["prune"]]))
+        if candidate.get("distill") is True and self._lesson is not None:
+            done["distill"] = f"distilled from {self._lesson.teacher}"
+        pipeline = self._bench.features(candidate).pipeline
+        before = list(pipeline.steps) if pipeline is not None else []
+        return "; ".join([*before, *in_words(candidate, done)])
 
     def test(self, candidate: Mapping[str, Any], weights: Mapping[str, Any]) -> Measurement:
         """Score trained weights on the test split; for the final front alone."""
@@ -60,7 +119,9 @@ class AccuracyEvaluator:
         value = self.score(candidate, weights, self._bench.data.test)
         return self._measurement(value, "test", time.perf_counter() - start)
 
-    def _measurement(self, value: float, split: str, seconds: float) -> Measurement:
+    def _measurement(
+        self, value: float, split: str, seconds: float, steps: str | None = None
+    ) -> Measurement:
         metric = self._bench.task.metric
         return Measurement(
             objective=metric.name,
@@ -68,7 +129,7 @@ class AccuracyEvaluator:
             unit=metric.unit,
             provenance=Provenance.MEASURED,
             seconds=seconds,
-            detail={"split": split},
+            detail={"split": split} | ({} if steps is None else {"steps": steps}),
         )
 
     def score(
@@ -79,42 +140,90 @@ class AccuracyEvaluator:
         Raises:
             DivergedError: an output is not finite.
         """
-        prepared = self._bench.prepared(candidate)
-        params, state = parts(prepared, weights)
-        recipe = Recipe.of(candidate)
-        pruned = recipe.pruned(prepared.sites)
-        ranges = self.ranges(prepared, recipe, params, state)
+        deployed = self._bench.deployed(candidate)
+        params, state, _ = parts(deployed, weights)
+        grid = self.grid(deployed, weights)
         run = self._programs.get(
-            (prepared.key, "simulate"),
-            lambda: jax.jit(simulate(prepared.model.predict, prepared.sites)),
+            (deployed.key, deployed.recipe.structure),
+            lambda: jax.jit(simulate(deployed.predict, deployed.sites, deployed.recipe)),
         )
-
-        def predict(inputs: np.ndarray) -> Any:
-            widths = recipe.weight_bits, recipe.activation_bits
-            return run(params, state, inputs, pruned, ranges, *widths)
-
-        outputs = in_chunks(predict, split.inputs)
+        outputs = in_chunks(lambda inputs: run(params, state, inputs, grid), split.inputs)
         if not np.isfinite(outputs).all():
             raise DivergedError("the trained model's outputs are not finite")
         return float(self._bench.task.metric.compute(outputs, split.targets))
 
-    def ranges(
-        self, prepared: Prepared, recipe: Recipe, params: Arrays, state: Arrays
-    ) -> dict[str, jax.Array]:
-        """The largest magnitude of each site's inputs over the first 512 training examples."""
-        run = self._programs.get(
-            (prepared.key, "observe"),
-            lambda: jax.jit(observe(prepared.model.predict, prepared.sites)),
+    def grid(self, deployed: Deployed, weights: Mapping[str, Any]) -> Grid:
+        """The steps of a deployed model's sites, from its weights and training examples."""
+        params, state, learned = parts(deployed, weights)
+        inputs = self._bench.data.train.inputs
+        return self._calibrator.grid(
+            deployed.key,
+            deployed.predict,
+            deployed.sites,
+            deployed.recipe,
+            params,
+            state,
+            inputs,
+            learned,
         )
-        inputs = self._bench.data.train.inputs[:_CALIBRATION]
-        ranges: dict[str, jax.Array] = run(params, state, inputs, recipe.pruned(prepared.sites))
-        return ranges
 
 
-def parts(prepared: Prepared, weights: Mapping[str, Any]) -> tuple[Arrays, Arrays]:
-    """Parameters and state out of all arrays of a trained model."""
-    params = {name: jnp.asarray(weights[name]) for name in prepared.params}
-    return params, {name: jnp.asarray(weights[name]) for name in prepared.state}
+def _shrink(
+    deployed: Deployed, candidate: Mapping[str, Any], params: Arrays, state: Arrays, learned: Arrays
+) -> tuple[Arrays, Arrays, Arrays]:
+    """The arrays without the channels that were removed."""
+    block = channel_block(candidate)
+    kept = {
+        g.name: kept_indices(
+            g, params, deployed.removed[g.name], block=block if g.kind == "channels" else 1
+        )
+        for g in deployed.groups
+    }
+    smaller: Arrays = {}
+    for name, step in learned.items():
+        weight = name.rpartition(".")[0]
+        if name.endswith(LEARNED[0]):  # one a channel: goes with its channel
+            whole = jnp.broadcast_to(expand(step, params[weight].shape), params[weight].shape)
+            shape = shrink_arrays(deployed.groups, kept, {weight: whole})[weight]
+            first = tuple(slice(0, 1 if n == 1 else None) for n in step.shape)
+            smaller[name] = jnp.asarray(shape)[first]
+        else:
+            smaller[name] = step
+    return (
+        shrink_arrays(deployed.groups, kept, params),
+        shrink_arrays(deployed.groups, kept, state),
+        smaller,
+    )
+
+
+def _measured_size(deployed: Deployed, weights: Mapping[str, Any]) -> Measurement:
+    """The exact size where it was not known which site would lose how many weights."""
+    params, state, _ = parts(deployed, weights)
+    kept = final_masks(deployed, params)
+    pruned = {n: int((~np.asarray(mask)).sum()) for n, mask in kept.items()}
+    shapes = deployed_shapes(deployed.recipe, deployed.sites, params, state)
+    return Measurement(
+        objective="size",
+        value=stored_bytes(deployed.sites, deployed.recipe, shapes, pruned),
+        unit="bytes",
+        provenance=Provenance.MODELLED,
+        detail={"pruned": "globally"},
+    )
+
+
+def final_masks(deployed: Deployed, params: Arrays) -> dict[str, jax.Array]:
+    """Which weights of each site are stored, from weights that were pruned already."""
+    magnitudes = {n: jnp.abs(jnp.asarray(params[n])) for n in deployed.sites}
+    counts = deployed.recipe.pruned(deployed.sites)
+    return masks(deployed.recipe, deployed.sites, magnitudes, counts)
+
+
+def parts(deployed: Deployed, weights: Mapping[str, Any]) -> tuple[Arrays, Arrays, Arrays]:
+    """Parameters, state and learned steps out of all arrays of a trained model."""
+    params = {name: jnp.asarray(weights[name]) for name in deployed.params}
+    state = {name: jnp.asarray(weights[name]) for name in deployed.state}
+    learned = {n: jnp.asarray(a) for n, a in weights.items() if n.endswith(LEARNED)}
+    return params, state, learned
 
 
 def in_chunks(predict: Callable[[np.ndarray], Any], inputs: np.ndarray) -> np.ndarray:

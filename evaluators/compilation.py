@@ -10,9 +10,9 @@ from typing import Any
 
 import jax
 
-from paretax.evaluators.workbench import Prepared, Workbench
+from paretax.evaluators.workbench import Deployed, Workbench
 from paretax.hardware_profiles import HardwareProfile
-from paretax.spaces.compression import Recipe, deploy, deployed_shapes
+from paretax.spaces.compression import deploy, deployed_shapes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,10 +34,9 @@ class CompiledProgram:
     seconds: float
 
 
-def deployed_program(prepared: Prepared, recipe: Recipe) -> Any:
+def deployed_program(model: Deployed) -> Any:
     """The jitted function (arrays, inputs) -> outputs that is measured and exported."""
-    run = deploy(prepared.model.predict, prepared.sites, recipe, tuple(prepared.state))
-    return jax.jit(run)
+    return jax.jit(deploy(model.predict, model.sites, model.recipe, tuple(model.state)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,10 +77,9 @@ def lower_for(
     profile: HardwareProfile, bench: Workbench, candidate: Mapping[str, Any], batch: int
 ) -> LoweredProgram:
     """The deployed program of a candidate at a batch size, lowered for a target's platform."""
-    prepared = bench.prepared(candidate)
-    recipe = Recipe.of(candidate)
-    arrays = deployed_shapes(recipe, prepared.sites, prepared.params, prepared.state)
-    program = deployed_program(prepared, recipe)
+    model = bench.deployed(candidate)
+    arrays = deployed_shapes(model.recipe, model.sites, model.params, model.state)
+    program = deployed_program(model)
     traced = program.trace(arrays, bench.batch_shape(batch))
     lowered = traced.lower(lowering_platforms=(profile.platform,))
     text = f"{profile.name}\n{lowered.as_text()}"

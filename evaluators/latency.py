@@ -128,7 +128,7 @@ def _plausible(shapes: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, jax.Arra
         if jnp.issubdtype(shape.dtype, jnp.integer):
             values = rng.integers(-127, 128, size=shape.shape)
         elif name.endswith(".input"):
-            values = np.array([0.05, 127.0])
+            values = np.broadcast_to(np.array([0.05, 127.0]), shape.shape)
         elif name.endswith(".scale"):
             values = np.full(shape.shape, 0.01)
         else:

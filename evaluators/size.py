@@ -7,7 +7,8 @@ from typing import Any
 
 from paretax.evaluators.measurement import Evaluation, Measurement, Provenance
 from paretax.evaluators.workbench import Workbench
-from paretax.spaces.compression import Recipe, deployed_shapes
+from paretax.spaces.compression import deployed_shapes
+from paretax.spaces.recipe import Recipe
 from paretax.spaces.storage import stored_bytes
 
 
@@ -25,7 +26,12 @@ class SizeEvaluator:
 
     def evaluate(self, candidate: Mapping[str, Any], seed: int) -> Evaluation:
         """Size in bytes (modelled), with the float32 model's of the same shape beside it."""
-        size, dense = (self._count(candidate, r) for r in (Recipe.of(candidate), Recipe()))
+        deployed, prepared = self._bench.deployed(candidate), self._bench.prepared(candidate)
+        shapes = deployed_shapes(deployed.recipe, deployed.sites, deployed.params, deployed.state)
+        size = stored_bytes(deployed.sites, deployed.recipe, shapes)
+        plain = Recipe.plain(prepared.sites)
+        full = deployed_shapes(plain, prepared.sites, prepared.params, prepared.state)
+        dense = stored_bytes(prepared.sites, plain, full)
         return Evaluation(
             measurements=(
                 Measurement(
@@ -37,8 +43,3 @@ class SizeEvaluator:
                 ),
             )
         )
-
-    def _count(self, candidate: Mapping[str, Any], recipe: Recipe) -> int:
-        prepared = self._bench.prepared(candidate)
-        shapes = deployed_shapes(recipe, prepared.sites, prepared.params, prepared.state)
-        return stored_bytes(prepared.sites, recipe, shapes)

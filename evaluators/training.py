@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import jax
@@ -12,131 +14,328 @@ import numpy as np
 import optax
 
 from paretax.evaluators.cache import LeastRecentlyUsed
+from paretax.evaluators.calibrating import Calibrator
+from paretax.evaluators.masking import Masker, mask_weights
+from paretax.evaluators.teacher import Lesson
 from paretax.evaluators.workbench import Prepared, Workbench
-from paretax.spaces import training
+from paretax.spaces import distillation, pruning, quantization, training
+from paretax.spaces.compression import Grid
 from paretax.spaces.dimensions import choose
-from paretax.spaces.training import make_optimizer
+from paretax.spaces.distillation import similarity_loss, soft_target_loss
+from paretax.spaces.fake_quantization import LEARNED, first_steps, train_on_grid
+from paretax.spaces.pruning import lottery_rounds
+from paretax.spaces.recipe import Recipe
+from paretax.spaces.schedule import Epoch, timeline
+from paretax.spaces.training import cosine, make_optimizer
 from paretax.tasks import Arrays
-
-Pair = tuple[jax.Array, jax.Array]
-"""(inputs, targets)"""
 
 Carry = tuple[Arrays, Arrays, Any]
 """(params, state, state of the optimiser)"""
+
+Watch = Callable[[int, Arrays, Arrays], None]
+"""Is told (steps done, params, state) after each epoch."""
 
 
 class DivergedError(ArithmeticError):
     """The loss or the outputs are not finite."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Run:
+    """One candidate's training, as far as it is the same in all its rounds."""
+
+    candidate: Mapping[str, Any]
+    chosen: Mapping[str, Any]
+    prepared: Prepared
+    recipe: Recipe
+    seed: int
+    lesson: Lesson | None
+    watch: Watch | None
+
+    @property
+    def batch(self) -> int:
+        return int(self.chosen["batch_size"])
+
+    @property
+    def steps(self) -> int:
+        """Of an epoch; examples that are left over are left out."""
+        return len(self.prepared.features.train) // self.batch
+
+
 class Trainer:
     """Trains candidates of one task.
 
-    The compiled program depends on the model, the batch size and the optimiser; learning rate,
-    weight decay, epochs and seed are inputs of it.
+    A compiled program depends on the model, the batch size, the optimiser, and which techniques
+    take part; all else are numbers.
+
+    Args:
+        bench: the task.
+        calibrator: finds grids.
     """
 
-    def __init__(self, bench: Workbench) -> None:
-        self._bench = bench
+    def __init__(self, bench: Workbench, calibrator: Calibrator) -> None:
+        self._bench, self._calibrator = bench, calibrator
+        self._masker = Masker()
         self._programs: LeastRecentlyUsed[Callable[..., Any]] = LeastRecentlyUsed(32)
-        train = bench.data.train
-        self._examples: Pair = jnp.asarray(train.inputs), jnp.asarray(train.targets)
+        self._examples: LeastRecentlyUsed[tuple[jax.Array, jax.Array]] = LeastRecentlyUsed(4)
 
-    def train(self, candidate: Mapping[str, Any], seed: int) -> tuple[Arrays, Arrays]:
+    def train(
+        self,
+        candidate: Mapping[str, Any],
+        seed: int,
+        lesson: Lesson | None = None,
+        watch: Watch | None = None,
+    ) -> tuple[Arrays, Arrays, Arrays]:
         """Train from scratch.
 
         Args:
-            candidate: its training settings and the model's configuration are read.
+            candidate: its training, pruning and quantisation settings, and the model's.
             seed: of the initial weights, the order of the examples, and dropout.
+            lesson: what the teacher says of the training examples; needed to distil.
+            watch: is told of every epoch.
 
         Returns:
-            Parameters and state, by name.
+            Parameters, state, and learned steps, by name: of the model at its full size, pruned.
 
         Raises:
             DivergedError: the mean loss of an epoch is not finite.
         """
         prepared = self._bench.prepared(candidate)
-        chosen = choose(training.SETTINGS, candidate)
-        batch, name = int(chosen["batch_size"]), str(chosen["optimizer"])
-        init = self._programs.get((prepared.key, "init"), lambda: jax.jit(prepared.model.init))
-        epoch = self._programs.get((prepared.key, name, batch), lambda: self._epoch(prepared, name))
-        epochs = int(chosen["epochs"])
+        settings = (*training.SETTINGS, *pruning.SETTINGS, *quantization.SETTINGS)
+        run = _Run(
+            candidate=candidate,
+            chosen=choose((*settings, *distillation.SETTINGS), candidate),
+            prepared=prepared,
+            recipe=Recipe.of(candidate, prepared.sites),
+            seed=seed,
+            lesson=lesson,
+            watch=watch,
+        )
+        if run.chosen["pruning"] == "lottery_ticket" and run.recipe.sparse:
+            carry = self._lottery(run)
+        else:
+            carry, _ = self._epochs(run, self._start(run), {}, 0)
+        params, state = carry[0], carry[1]
+        learned = {n: v for n, v in params.items() if n.endswith(LEARNED)}
+        params = {n: v for n, v in params.items() if n not in learned}
+        deployed = self._bench.deployed(candidate)
+        if deployed.removed or deployed.recipe.sparse:
+            masks = self._masker.masks(prepared, deployed, candidate, params, state, 1.0)
+            params = mask_weights(params, masks)
+        return params, state, learned
+
+    def _start(self, run: _Run, seed: int | None = None) -> Carry:
+        init = self._programs.get(
+            (run.prepared.key, "init"), lambda: jax.jit(run.prepared.model.init)
+        )
         # Of JAX's generators, rbg is the one whose programs compile fast: 0.9 s against 2.7 s with
         # threefry for the initial weights of an MLP with two hidden layers.
-        params, state = init(jax.random.key(seed, impl="rbg"))
-        carry: Carry = params, state, make_optimizer(name, 0.0, 0.0, 1).init(params)
-        numbers = jnp.asarray(
-            [
-                chosen["learning_rate"],
-                chosen["weight_decay"],
-                epochs * (len(self._examples[0]) // batch),
-            ],
-            jnp.float32,
-        )
-        noise = jax.random.key(seed)
-        for index in range(epochs):
-            order = self._order(seed, index, batch)
-            carry, loss = epoch(
-                carry, numbers, order, jax.random.fold_in(noise, index), self._examples
+        params, state = init(jax.random.key(run.seed if seed is None else seed, impl="rbg"))
+        return params, state, make_optimizer(str(run.chosen["optimizer"]), 0.0, 0.0).init(params)
+
+    def _lottery(self, run: _Run) -> Carry:
+        """Train, prune, rewind; again and again (Frankle and Carbin, arXiv:1803.03635, section 2).
+
+        The weights that stay go back to their values at step k of the first training; the control
+        takes fresh initial weights under the last mask.
+        """
+        rewind = int(run.chosen["rewind_step"])
+        start = self._start(run)
+        deployed = self._bench.deployed(run.candidate)
+        highest = max(t.sparsity for t in deployed.recipe.treatments.values())
+        rounds, _ = lottery_rounds(run.candidate, highest)
+        carry, start = self._epochs(run, start, {}, 0, keep=rewind)
+        for number in range(1, rounds + 1):
+            params = {n: v for n, v in carry[0].items() if not n.endswith(LEARNED)}
+            masks = self._masker.masks(
+                run.prepared, deployed, run.candidate, params, carry[1], 0.0, number / rounds
             )
-            if not math.isfinite(loss):
-                raise DivergedError(f"the training loss is {loss} in epoch {index + 1} of {epochs}")
-        return carry[0], carry[1]
+            fresh = number == rounds and run.chosen["ticket"] == "fresh"
+            begin = self._start(run, run.seed ^ 0x5EED) if fresh else start
+            carry, _ = self._epochs(run, begin, masks, 0 if fresh else rewind)
+        return carry
 
-    def _order(self, seed: int, epoch: int, batch: int) -> np.ndarray:
-        """The examples of each step of an epoch, (steps, batch); what is left over is left out."""
-        examples = len(self._examples[0])
-        order = np.random.default_rng([seed, epoch]).permutation(examples).astype(np.int32)
-        return order[: examples // batch * batch].reshape(-1, batch)
+    def _epochs(
+        self, run: _Run, carry: Carry, masks: Arrays, first: int, keep: int = 0
+    ) -> tuple[Carry, Carry]:
+        """Train from step `first` to the end.
 
-    def _epoch(self, prepared: Prepared, name: str) -> Callable[..., Any]:
+        Args:
+            run: the candidate.
+            carry: where the training stands.
+            masks: fixed ones; empty where the timeline prunes.
+            first: step.
+            keep: the step whose carry is returned as well.
+
+        Returns:
+            The carry at the end, and at step `keep`.
+        """
+        kept = carry = jax.tree.map(jnp.copy, carry)
+        kept = jax.tree.map(jnp.copy, kept)
+        deployed = self._bench.deployed(run.candidate) if _prunes(run) else None
+        grid: Grid = {}
+        pruned = -1.0
+        for index, epoch in enumerate(timeline(run.candidate)):
+            if (index + 1) * run.steps <= first:
+                continue
+            if deployed is not None and epoch.pruned != pruned and epoch.pruned > 0:
+                pruned = epoch.pruned
+                params = {n: v for n, v in carry[0].items() if not n.endswith(LEARNED)}
+                masks = self._masker.masks(
+                    run.prepared, deployed, run.candidate, params, carry[1], pruned
+                )
+                carry = mask_weights(carry[0], masks), carry[1], carry[2]
+            if epoch.quantized:
+                carry, grid = self._on_grid(run, carry)
+            order = self._order(run, index)
+            cuts = sorted({0, run.steps, *(c - index * run.steps for c in (first, keep))})
+            for begin, end in pairwise(cuts):
+                if not 0 <= begin < end <= run.steps or index * run.steps + begin < first:
+                    continue
+                carry, loss = self._segment(
+                    run, carry, index, epoch, order, begin, end, masks, grid
+                )
+                if not math.isfinite(loss):
+                    raise DivergedError(f"the training loss is {loss} in epoch {index + 1}")
+                if index * run.steps + end == keep:
+                    kept = jax.tree.map(jnp.copy, carry)
+            if run.watch is not None:
+                run.watch((index + 1) * run.steps, carry[0], carry[1])
+        return carry, kept
+
+    def _on_grid(self, run: _Run, carry: Carry) -> tuple[Carry, Grid]:
+        """The grid for the coming epoch, and learned steps where they begin now."""
+        prepared, (params, state, memory) = run.prepared, carry
+        learn = run.chosen["qat"] == "lsq"
+        model = {n: v for n, v in params.items() if not n.endswith(LEARNED)}
+        grid = self._calibrator.grid(
+            prepared.key,
+            prepared.model.predict,
+            prepared.sites,
+            run.recipe,
+            model,
+            state,
+            prepared.features.train.inputs,
+            {n: v for n, v in params.items() if n.endswith(LEARNED)},
+        )
+        if learn and len(model) == len(params):
+            params = {**params, **first_steps(grid)}
+            memory = make_optimizer(str(run.chosen["optimizer"]), 0.0, 0.0, LEARNED).init(params)
+        return (params, state, memory), grid
+
+    def _order(self, run: _Run, epoch: int) -> np.ndarray:
+        """The examples of each step of an epoch, (steps, batch)."""
+        examples = len(run.prepared.features.train)
+        order = np.random.default_rng([run.seed, epoch]).permutation(examples).astype(np.int32)
+        return order[: run.steps * run.batch].reshape(-1, run.batch)
+
+    def _segment(
+        self,
+        run: _Run,
+        carry: Carry,
+        index: int,
+        epoch: Epoch,
+        order: np.ndarray,
+        begin: int,
+        end: int,
+        masks: Arrays,
+        grid: Grid,
+    ) -> tuple[Carry, float]:
+        """Steps `begin` to `end` of an epoch."""
+        chosen, key = run.chosen, run.prepared.key
+        learn = epoch.quantized and chosen["qat"] == "lsq"
+        lesson = run.lesson if epoch.distilled else None
+        data, watch = self._data(run.prepared), None
+        if lesson is not None:
+            data |= lesson.arrays
+            if chosen["feature_weight"] > 0 and lesson.features is not None:
+                watch = list(run.prepared.sites)[-1]
+                data["teacher_features"] = lesson.features
+        form: tuple[Any, ...] = (str(chosen["optimizer"]), watch)
+        if epoch.quantized:
+            form = (*form, learn, run.recipe.structure)
+        program = self._programs.get(
+            (key, form),
+            lambda: self._program(run.prepared, form[0], epoch.quantized, learn, watch),
+        )
+        since = index * run.steps + begin - epoch.first * run.steps
+        numbers = {
+            "learning_rate": chosen["learning_rate"] * epoch.rate,
+            "weight_decay": chosen["weight_decay"],
+            "since": since,
+            "steps": epoch.length * run.steps,
+            "alpha": chosen["alpha"],
+            "temperature": chosen["temperature"],
+            "feature_weight": chosen["feature_weight"],
+        }
+        noise = jax.random.fold_in(jax.random.key(run.seed), index)
+        carry, loss = program(
+            carry,
+            {name: jnp.float32(value) for name, value in numbers.items()},
+            order[begin:end],
+            jnp.int32(begin),
+            noise,
+            data,
+            masks,
+            grid if epoch.quantized else {},
+        )
+        return carry, float(loss)
+
+    def _data(self, prepared: Prepared) -> dict[str, jax.Array]:
+        train = prepared.features.train
+        inputs, targets = self._examples.get(
+            prepared.features.key, lambda: (jnp.asarray(train.inputs), jnp.asarray(train.targets))
+        )
+        return {"inputs": inputs, "targets": targets}
+
+    def _program(
+        self, prepared: Prepared, name: str, quantized: bool, learn: bool, watch: str | None
+    ) -> Callable[..., Any]:
         model, task = prepared.model, self._bench.task
+        if quantized or watch is not None:
+            forward = train_on_grid(model.apply, prepared.sites, learn=learn, watch=watch)
+        else:
+            forward = lambda *given: (model.apply(*given[:-1]), None)  # noqa: E731
 
         def step(
             carry: Carry,
-            numbers: jax.Array,
+            numbers: Mapping[str, jax.Array],
             rows: jax.Array,
             index: jax.Array,
             noise: jax.Array,
-            data: Pair,
+            data: Mapping[str, jax.Array],
+            masks: Arrays,
+            grid: Grid,
         ) -> tuple[Carry, jax.Array]:
             params, state, memory = carry
-            inputs, targets = data
+            part = {name: array[rows] for name, array in data.items()}
             dropout = jax.random.fold_in(noise, index)
 
             def loss(params: Arrays) -> tuple[jax.Array, Arrays]:
-                outputs, changed = model.apply(params, state, inputs[rows], dropout)
-                return task.loss(outputs, targets[rows]), changed
+                kept = mask_weights(params, masks)
+                (outputs, changed), features = forward(kept, state, part["inputs"], dropout, grid)
+                value = task.loss(outputs, part["targets"])
+                if "teacher_outputs" in part:
+                    soft = soft_target_loss(
+                        outputs, part["teacher_outputs"], numbers["temperature"]
+                    )
+                    value = (1.0 - numbers["alpha"]) * value + numbers["alpha"] * soft
+                if "teacher_features" in part:
+                    alike = similarity_loss(features, part["teacher_features"])
+                    value = value + numbers["feature_weight"] * alike
+                return value, changed
 
             (value, state), gradients = jax.value_and_grad(loss, has_aux=True)(params)
-            optimizer = make_optimizer(name, numbers[0], numbers[1], numbers[2])
-            updates, memory = optimizer.update(gradients, memory, params)
-            return (optax.apply_updates(params, updates), state, memory), value
-
-        def scanned(
-            carry: Carry, numbers: jax.Array, order: jax.Array, noise: jax.Array, data: Pair
-        ) -> tuple[Carry, jax.Array]:
-            carry, losses = jax.lax.scan(
-                lambda carry, given: step(carry, numbers, *given, noise, data),
-                carry,
-                (order, jnp.arange(len(order))),
+            begun = numbers["since"] + index.astype(jnp.float32) - numbers["begin"]
+            rate = numbers["learning_rate"] * cosine(begun, numbers["steps"])
+            optimizer = make_optimizer(
+                name, rate, numbers["weight_decay"], LEARNED if learn else ()
             )
-            return carry, losses.mean()
+            updates, memory = optimizer.update(gradients, memory, params)
+            params = mask_weights(optax.apply_updates(params, updates), masks)
+            return (params, state, memory), value
 
-        if not self._slow_in_loops(prepared):
-            return jax.jit(scanned, donate_argnums=0)
-        one_step = jax.jit(step, donate_argnums=0)
-
-        def stepped(
-            carry: Carry, numbers: jax.Array, order: jax.Array, noise: jax.Array, data: Pair
-        ) -> tuple[Carry, jax.Array]:
-            losses = []
-            for index, rows in enumerate(order):
-                carry, value = one_step(carry, numbers, rows, np.int32(index), noise, data)
-                losses.append(value)
-            return carry, jnp.stack(losses).mean()
-
-        return stepped
+        return _looped(step, self._slow_in_loops(prepared))
 
     @staticmethod
     def _slow_in_loops(prepared: Prepared) -> bool:
@@ -147,6 +346,52 @@ class Trainer:
         """
         convolves = any(site.kind == "convolution" for site in prepared.sites.values())
         return convolves and jax.default_backend() == "cpu"
+
+
+def _looped(step: Callable[..., Any], in_python: bool) -> Callable[..., Any]:
+    """A program over all steps of a segment, from one step."""
+
+    def scanned(
+        carry: Carry,
+        numbers: Mapping[str, jax.Array],
+        order: jax.Array,
+        begin: jax.Array,
+        *rest: Any,
+    ) -> tuple[Carry, jax.Array]:
+        numbers = {**numbers, "begin": begin.astype(jnp.float32)}
+        carry, losses = jax.lax.scan(
+            lambda carry, given: step(carry, numbers, *given, *rest),
+            carry,
+            (order, begin + jnp.arange(len(order), dtype=jnp.int32)),
+        )
+        return carry, losses.mean()
+
+    if not in_python:
+        return jax.jit(scanned, donate_argnums=0)
+    one_step = jax.jit(step, donate_argnums=0)
+
+    def stepped(
+        carry: Carry,
+        numbers: Mapping[str, jax.Array],
+        order: np.ndarray,
+        begin: jax.Array,
+        *rest: Any,
+    ) -> tuple[Carry, jax.Array]:
+        numbers = {**numbers, "begin": begin.astype(jnp.float32)}
+        losses = []
+        for index, rows in enumerate(order, int(begin)):
+            carry, value = one_step(carry, numbers, rows, jnp.int32(index), *rest)
+            losses.append(value)
+        return carry, jnp.stack(losses).mean()
+
+    return stepped
+
+
+def _prunes(run: _Run) -> bool:
+    """Whether the timeline prunes, rather than the rounds of a lottery."""
+    return run.chosen["pruning"] != "lottery_ticket" and any(
+        epoch.pruned > 0 for epoch in timeline(run.candidate)
+    )
 
 
 def to_numpy(arrays: Mapping[str, jax.Array]) -> dict[str, np.ndarray]:

@@ -1,4 +1,4 @@
-"""A task in one process: its data, its models in pure form, and their sites."""
+"""A task in one process: its data, its models in pure form, and what is deployed of them."""
 
 from __future__ import annotations
 
@@ -9,23 +9,54 @@ from functools import cached_property
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from paretax.errors import UsageError
-from paretax.spaces.sites import Site, find_sites
+from paretax.spaces import preprocessing
+from paretax.spaces.channels import ChannelGroup, Channels, find_channels
+from paretax.spaces.preprocessing import Pipeline
+from paretax.spaces.recipe import Recipe
+from paretax.spaces.shrinking import shrink, shrunk_shapes
+from paretax.spaces.sites import Arrays, Predict, Site, find_sites
+from paretax.spaces.structured import is_structured, removed_channels
 from paretax.tasks import Data, Model, Split, Task, build_model
 
 Shapes = Mapping[str, jax.ShapeDtypeStruct]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Prepared:
-    """A model that was traced once.
+class Features:
+    """What a model is trained on: the task's inputs, preprocessed as a candidate asks.
 
     Args:
-        key: canonical JSON of the parameters that `build` read; equal keys, equal models.
-        model: its pure form.
-        sites: where it multiplies by weights.
+        key: equal keys, equal features.
+        pipeline: that was fitted on the training split; None: the inputs as they are.
+        train: the training split after it.
+        validation: the validation split after it.
+    """
+
+    key: str
+    pipeline: Pipeline | None
+    train: Split
+    validation: Split
+
+    def shape(self, batch: int) -> jax.ShapeDtypeStruct:
+        """The shape of a batch."""
+        inputs = self.train.inputs
+        return jax.ShapeDtypeStruct((batch, *inputs.shape[1:]), inputs.dtype)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """A model that was traced once, as it is trained.
+
+    Args:
+        key: canonical JSON of the parameters that `build` read and of the preprocessing; equal
+            keys, equal models.
+        model: its pure form, over features.
+        features: what it is trained on.
+        sites: where it multiplies by weights, in training and in inference alike.
         params: shapes of the parameters.
         state: shapes of the state.
         outputs: shape of the outputs for a batch of two.
@@ -33,10 +64,41 @@ class Prepared:
 
     key: str
     model: Model
+    features: Features
     sites: Mapping[str, Site]
     params: Shapes
     state: Shapes
     outputs: Any
+
+    @cached_property
+    def channels(self) -> Channels:
+        """Which channels can be removed."""
+        return find_channels(self.model.predict, self.params, self.state, self.features.shape(2))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Deployed:
+    """A candidate's model as it is deployed: preprocessing inside, removed channels gone.
+
+    Args:
+        key: equal keys, equal models.
+        predict: (params, state, the task's own inputs) -> outputs.
+        sites: of the smaller model.
+        params: shapes of its parameters.
+        state: shapes of its state, and of what preprocessing was fitted to.
+        groups: of the channels that were removed.
+        removed: how many of each group, by name.
+        recipe: what is done to its sites.
+    """
+
+    key: str
+    predict: Predict
+    sites: Mapping[str, Site]
+    params: Shapes
+    state: Shapes
+    groups: tuple[ChannelGroup, ...]
+    removed: Mapping[str, int]
+    recipe: Recipe
 
 
 class Workbench:
@@ -51,7 +113,9 @@ class Workbench:
 
     def __init__(self, task: Task) -> None:
         self.task = task
+        self._features: dict[str, Features] = {}
         self._prepared: dict[str, Prepared] = {}
+        self._deployed: dict[str, tuple[Any, ...]] = {}
 
     @cached_property
     def data(self) -> Data:
@@ -74,9 +138,39 @@ class Workbench:
         return {name: candidate.get(name, default) for name, default in defaults.items()}
 
     def batch_shape(self, batch: int) -> jax.ShapeDtypeStruct:
-        """The shape of a batch of inputs."""
+        """The shape of a batch of the task's own inputs."""
         inputs = self.data.train.inputs
         return jax.ShapeDtypeStruct((batch, *inputs.shape[1:]), inputs.dtype)
+
+    def features(self, candidate: Mapping[str, Any]) -> Features:
+        """The preprocessed splits of a candidate; the pipeline sees the training split alone.
+
+        Raises:
+            UsageError: the preprocessing does not fit the data.
+        """
+        key = preprocessing.key(candidate)
+        if key not in self._features:
+            train, validation = self.data.train, self.data.validation
+            missing = any(np.isnan(s.inputs).any() for s in self._floating())
+            preprocessing.check(
+                candidate, train.inputs.shape[1:], missing, len(train), train.targets
+            )
+            pipeline = None
+            if preprocessing.is_active(candidate):
+                pipeline = preprocessing.fit(candidate, train.inputs, train.targets)
+                arrays = {n: jnp.asarray(a) for n, a in pipeline.arrays.items()}
+                run = jax.jit(pipeline.apply)
+                train, validation = (
+                    Split(np.asarray(run(arrays, s.inputs)), s.targets) for s in (train, validation)
+                )
+            self._features[key] = Features(
+                key=key, pipeline=pipeline, train=train, validation=validation
+            )
+        return self._features[key]
+
+    def _floating(self) -> list[Split]:
+        splits = (self.data.train, self.data.validation, self.data.test)
+        return [s for s in splits if s.inputs.dtype.kind == "f"]
 
     def prepared(self, candidate: Mapping[str, Any]) -> Prepared:
         """The traced model of a candidate.
@@ -85,9 +179,10 @@ class Workbench:
             UsageError: `build` returned no model, or the model no array.
         """
         config = self.config(candidate)
-        key = json.dumps(config, sort_keys=True)
+        features = self.features(candidate)
+        key = json.dumps(config, sort_keys=True) + features.key
         if key not in self._prepared:
-            example = self.batch_shape(2)
+            example = features.shape(2)
             model = build_model(self.task, config, example)
             params, state = jax.eval_shape(model.init, jax.random.key(0))
             outputs = jax.eval_shape(model.predict, params, state, example)
@@ -96,15 +191,75 @@ class Workbench:
                     f"the model of task {self.task.name!r} must return one array with the batch "
                     f"first, got {outputs} for a batch of 2"
                 )
+            found = find_sites(model.predict, params, state, example)
+            trained = find_sites(model.apply, params, state, example, jax.random.key(0))
             self._prepared[key] = Prepared(
                 key=key,
                 model=model,
-                sites=find_sites(model.predict, params, state, example),
+                features=features,
+                sites={n: s for n, s in found.items() if n in trained and s.like(trained[n])},
                 params=params,
                 state=state,
                 outputs=outputs,
             )
         return self._prepared[key]
+
+    def deployed(self, candidate: Mapping[str, Any]) -> Deployed:
+        """The model of a candidate as it is deployed.
+
+        Raises:
+            UsageError: what is asked for does not go with the model.
+        """
+        prepared = self.prepared(candidate)
+        removed: dict[str, int] = {}
+        if is_structured(candidate):
+            removed = removed_channels(candidate, prepared.channels, prepared.sites)
+        key = prepared.key + (json.dumps(removed, sort_keys=True) if removed else "")
+        if key not in self._deployed:
+            self._deployed[key] = self._smaller(prepared, removed)
+        groups, predict, sites, params, state = self._deployed[key]
+        return Deployed(
+            key=key,
+            predict=predict,
+            sites=sites,
+            params=params,
+            state=state,
+            groups=groups,
+            removed=removed,
+            recipe=Recipe.of(candidate, sites),
+        )
+
+    def _smaller(self, prepared: Prepared, removed: Mapping[str, int]) -> tuple[Any, ...]:
+        features, predict = prepared.features, prepared.model.predict
+        params, state, sites = prepared.params, prepared.state, prepared.sites
+        groups: tuple[ChannelGroup, ...] = ()
+        if removed:
+            groups = tuple(g for g in prepared.channels.groups if g.name in removed)
+            counts = {g.name: g.size - removed[g.name] for g in groups}
+            predict = shrink(predict, params, state, features.shape(2), groups, counts)
+            params = shrunk_shapes(groups, counts, params)
+            state = shrunk_shapes(groups, counts, state)
+            smaller = find_sites(predict, params, state, features.shape(2))
+            sites = {n: s for n, s in smaller.items() if n in sites}
+        if features.pipeline is not None:
+            predict = _preprocessed(features.pipeline, predict)
+            state = {**state, **_shapes(features.pipeline.arrays)}
+        return groups, predict, sites, params, state
+
+
+def _preprocessed(pipeline: Pipeline, predict: Predict) -> Predict:
+    """A model that takes the task's own inputs."""
+
+    def run(params: Arrays, state: Arrays, inputs: jax.Array) -> Any:
+        fitted = {name: state[name] for name in pipeline.arrays}
+        own = {name: array for name, array in state.items() if name not in fitted}
+        return predict(params, own, pipeline.apply(fitted, inputs))
+
+    return run
+
+
+def _shapes(arrays: Mapping[str, np.ndarray]) -> dict[str, jax.ShapeDtypeStruct]:
+    return {name: jax.ShapeDtypeStruct(a.shape, a.dtype) for name, a in arrays.items()}
 
 
 def _narrow(split: Split) -> Split:

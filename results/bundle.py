@@ -19,7 +19,7 @@ from paretax.errors import UsageError
 from paretax.evaluators.accuracy import in_chunks
 from paretax.spaces.storage import Layout, unpack
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST, WEIGHTS, PROGRAM = "manifest.json", "weights.safetensors", "program.stablehlo"
 CONFIG, CARD = "config.yaml", "model_card.md"
 
@@ -27,7 +27,7 @@ _NEEDED = {  # what is read from a manifest
     "task": (),
     "test": ("objective", "value", "examples"),
     "program": ("inputs",),
-    "weights": ("bytes", "layouts", "input_limit"),
+    "weights": ("bytes", "layouts", "input_limits"),
     "checksums": (),
 }
 
@@ -143,4 +143,4 @@ def _arrays(
         name: Layout(**{**plain, "shape": tuple(plain["shape"])})
         for name, plain in weights["layouts"].items()
     }
-    return unpack(stored, layouts, float(weights["input_limit"]))
+    return unpack(stored, layouts, weights["input_limits"])

@@ -18,8 +18,8 @@ from jax import export as jax_export
 from safetensors.numpy import save_file
 
 from paretax.errors import UsageError
-from paretax.evaluators import AccuracyEvaluator, Prepared, Workbench
-from paretax.evaluators.accuracy import parts
+from paretax.evaluators import AccuracyEvaluator, Deployed, Workbench
+from paretax.evaluators.accuracy import final_masks, parts
 from paretax.evaluators.compilation import deployed_program
 from paretax.evaluators.runtime import machine, versions
 from paretax.hardware_profiles import load_profile
@@ -28,8 +28,7 @@ from paretax.results.bundle import Bundle, checksum
 from paretax.results.restoring import trained_weights
 from paretax.results.run import Run
 from paretax.results.trial import Trial
-from paretax.spaces.compression import Recipe, compress, deployed_shapes, masks
-from paretax.spaces.quantization import FLOAT_BITS, largest_code
+from paretax.spaces.compression import compress, deployed_shapes
 from paretax.spaces.storage import layout, pack
 
 
@@ -83,19 +82,19 @@ def _write(
     weights: Mapping[str, np.ndarray],
     folder: Path,
 ) -> dict[str, Any]:
-    prepared = bench.prepared(trial.candidate)
-    recipe = Recipe.of(trial.candidate)
-    params, state = parts(prepared, weights)
-    ranges = AccuracyEvaluator(bench).ranges(prepared, recipe, params, state)
-    arrays = compress(recipe, prepared.sites, params, state, ranges)
-    kept = masks(prepared.sites, params, recipe.pruned(prepared.sites))
-    stored = pack(arrays, kept, prepared.sites, recipe)
+    model = bench.deployed(trial.candidate)
+    params, state, _ = parts(model, weights)
+    grid = AccuracyEvaluator(bench).grid(model, weights)
+    arrays = compress(model.recipe, model.sites, params, state, grid)
+    kept = {n: np.asarray(mask) for n, mask in final_masks(model, params).items()}
+    stored = pack(arrays, kept, model.sites, model.recipe)
     size = sum(a.nbytes for a in stored.values())
-    expected = next((m.value for m in trial.measurements if m.objective == "size"), size)
+    sizes = [m.value for m in trial.measurements if m.objective == "size"]
+    expected = sizes[-1] if sizes else size
     if size != expected:
         raise ExportError(f"the weights take {size} bytes, and the search counted {expected:.0f}")
     save_file({n: np.ascontiguousarray(a) for n, a in stored.items()}, folder / files.WEIGHTS)
-    program, batch = _program(prepared, recipe, bench, target)
+    program, batch = _program(model, bench, target)
     (folder / files.PROGRAM).write_bytes(program.serialize())
     host = {name: np.asarray(a) for name, a in arrays.items()}
     test = bench.data.test
@@ -134,16 +133,19 @@ def _write(
             "platform": load_profile(target).platform,
             "inputs": [batch, *bench.data.train.inputs.shape[1:]],
             "dtype": str(bench.data.train.inputs.dtype),
-            "outputs": [batch, *prepared.outputs.shape[1:]],
+            "outputs": [batch, *outputs.shape[1:]],
         },
         "weights": {
             "bytes": size,
             "layouts": {
-                name: asdict(layout(site, recipe)) for name, site in prepared.sites.items()
+                name: asdict(layout(site, model.recipe.treatments[name], int((~kept[name]).sum())))
+                for name, site in model.sites.items()
             },
-            "input_limit": float(largest_code(recipe.activation_bits))
-            if recipe.activation_bits < FLOAT_BITS
-            else 0.0,
+            "input_limits": {
+                name: float(host[f"{name}.input"].flat[1])
+                for name in model.sites
+                if f"{name}.input" in host
+            },
         },
         "measured_on": run.header["machine"]["processor"],
         "versions": versions(),
@@ -156,16 +158,14 @@ def _write(
     return manifest
 
 
-def _program(
-    prepared: Prepared, recipe: Recipe, bench: Workbench, target: str
-) -> tuple[jax_export.Exported, str]:
+def _program(model: Deployed, bench: Workbench, target: str) -> tuple[jax_export.Exported, str]:
     """The exported program, for any batch size (named "batch" in the shapes)."""
-    shapes = deployed_shapes(recipe, prepared.sites, prepared.params, prepared.state)
+    shapes = deployed_shapes(model.recipe, model.sites, model.params, model.state)
     example = bench.batch_shape(1)
     (batch,) = jax_export.symbolic_shape("batch")
     inputs = jax.ShapeDtypeStruct((batch, *example.shape[1:]), example.dtype)
     platform = load_profile(target).platform
-    make = jax_export.export(deployed_program(prepared, recipe), platforms=(platform,))
+    make = jax_export.export(deployed_program(model), platforms=(platform,))
     with _without_locations():
         return make(shapes, inputs), "batch"
 

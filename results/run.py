@@ -119,6 +119,14 @@ def front(trials: tuple[Trial, ...], objectives: tuple[Objective, ...]) -> list[
     return sorted(kept, key=lambda t: t.losses(objectives))
 
 
+def latest(
+    before: tuple[Measurement, ...], found: tuple[Measurement, ...]
+) -> tuple[Measurement, ...]:
+    """All measurements of a trial; the later one of a quantity counts."""
+    again = {(m.objective, m.target) for m in found}
+    return (*(m for m in before if (m.objective, m.target) not in again), *found)
+
+
 def apply_event(trials: dict[int, Trial], event: Event) -> None:
     """Bring trials up to date with one event of the journal."""
     kind = event["event"]
@@ -137,7 +145,7 @@ def apply_event(trials: dict[int, Trial], event: Event) -> None:
         failure = Failure.from_json(event["failure"]) if "failure" in event else None
         trials[event["trial"]] = replace(
             trial,
-            measurements=(*trial.measurements, *found),
+            measurements=latest(trial.measurements, found),
             failure=failure,
             trained=kind == "trained" and bool(found),
         )

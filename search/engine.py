@@ -22,7 +22,7 @@ from paretax.evaluators import (
 from paretax.evaluators.runtime import machine, versions
 from paretax.results import pareto
 from paretax.results.journal import FORMAT, Journal, check_folder, has_events
-from paretax.results.run import Run, apply_event, load_weights, save_weights
+from paretax.results.run import Run, apply_event, latest, load_weights, save_weights
 from paretax.results.trial import Trial
 from paretax.search.executors import Call, Executor, make_executor
 from paretax.search.planning import Plan
@@ -298,7 +298,8 @@ class _Search:
         self, trial: Trial, found: Sequence[Measurement], weights: Mapping[str, np.ndarray]
     ) -> None:
         """Keep the weights of a trial that is on a front now; others can be trained again."""
-        now = replace(trial, measurements=(*trial.measurements, *found), trained=True)
+        measurements = latest(trial.measurements, tuple(found))
+        now = replace(trial, measurements=measurements, trained=True)
         if self._standing.would_be_on_a_front(now):
             save_weights(self._out, trial.number, weights)
 

@@ -1,6 +1,14 @@
 """The joint space: typed parameters with conditions, and the transform behind each dimension."""
 
-from paretax.spaces import pruning, quantization, training
+from paretax.spaces import (
+    distillation,
+    preprocessing,
+    pruning,
+    quantization,
+    schedule,
+    structured,
+    training,
+)
 from paretax.spaces.candidate import Candidate
 from paretax.spaces.conditions import Between, Clause, OneOf
 from paretax.spaces.dimensions import Setting, check_space
@@ -9,7 +17,19 @@ from paretax.spaces.parameters import Categorical, Float, Integer, Ordinal, Para
 from paretax.spaces.parsing import dump_space, parse_space
 from paretax.spaces.space import Size, Space
 
-SETTINGS: tuple[Setting, ...] = (*training.SETTINGS, *pruning.SETTINGS, *quantization.SETTINGS)
+SETTINGS: tuple[Setting, ...] = tuple(
+    setting
+    for dimension in (
+        preprocessing,
+        training,
+        pruning,
+        structured,
+        quantization,
+        distillation,
+        schedule,
+    )
+    for setting in dimension.SETTINGS
+)
 """Every parameter that paretax itself understands."""
 
 __all__ = [

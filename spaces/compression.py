@@ -1,160 +1,287 @@
-"""A trained model in the form in which it is deployed: masked, quantised, with integer products.
+"""A trained model in the form in which it is deployed: on a grid, with integer products.
 
-Three programs of one model, over the same sites:
+Programs of one model, over the same sites:
 
-- `observe`: the float model with masked weights, which reports the range of each site's inputs;
-- `simulate`: the deployed arithmetic with every choice a traced number, so that one compiled
-  program scores all sparsities and bit-widths;
+- `observe`: the float model, which reports what each site's inputs look like;
+- `simulate`: the deployed arithmetic with every width a traced number, so that one compiled
+  program scores all bit-widths;
 - `deploy`: the program that is compiled, measured and exported, over int8 weights.
 
-`simulate` and `deploy` compute with the same integers.
+`simulate` and `deploy` compute with the same integers, on the steps that `grid` gives both.
+Weights are pruned before, in training.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from paretax.spaces import pruning, quantization
-from paretax.spaces.dimensions import choose
-from paretax.spaces.pruning import magnitude_mask, pruned_count
-from paretax.spaces.quantization import FLOAT_BITS, codes, largest_code, quantize_weights, scale
-from paretax.spaces.sites import Arrays, Predict, Product, Site, replace_products
+from paretax.spaces.calibration import (
+    histogram,
+    least_error_range,
+    least_error_weights,
+    percentile_range,
+)
+from paretax.spaces.products import Product, replace_products
+from paretax.spaces.quantization import (
+    FLOAT8_LIMIT,
+    FLOAT_BITS,
+    PRECISIONS,
+    codes,
+    expand,
+    largest_code,
+    largest_weight,
+    scale,
+)
+from paretax.spaces.recipe import Recipe, Treatment
+from paretax.spaces.sites import Arrays, Predict, Site
 
+WEIGHT_STEP, INPUT_STEP = ".weight_step", ".input_step"
+"""Suffixes of the logarithms of steps that were learned in training, among the trained arrays."""
 
-@dataclass(frozen=True, kw_only=True)
-class Recipe:
-    """What is done to a model's sites after training.
-
-    Args:
-        sparsity: share of each site's weights that are pruned.
-        weight_bits: 2 to 8, or 32 for float32.
-        activation_bits: of each site's inputs; likewise.
-    """
-
-    sparsity: float = 0.0
-    weight_bits: int = FLOAT_BITS
-    activation_bits: int = FLOAT_BITS
-
-    @classmethod
-    def of(cls, config: Mapping[str, Any]) -> Recipe:
-        """What a candidate asks for."""
-        weight, active = quantization.widths(config)
-        sparsity = float(choose(pruning.SETTINGS, config)["sparsity"])
-        return cls(sparsity=sparsity, weight_bits=weight, activation_bits=active)
-
-    @property
-    def weights_quantized(self) -> bool:
-        """Whether weights are integers."""
-        return self.weight_bits < FLOAT_BITS
-
-    @property
-    def inputs_quantized(self) -> bool:
-        """Whether a site's inputs are integers."""
-        return self.activation_bits < FLOAT_BITS
-
-    def pruned(self, sites: Mapping[str, Site]) -> dict[str, int]:
-        """How many weights each site loses."""
-        return {name: pruned_count(site.size, self.sparsity) for name, site in sites.items()}
-
-
-def masks(sites: Mapping[str, Site], params: Arrays, pruned: Mapping[str, Any]) -> dict[str, Any]:
-    """The weights that stay at each site, as booleans."""
-    return {name: magnitude_mask(params[name], pruned[name]) for name in sites}
+Ranges = Mapping[str, jax.Array]
+"""By site, the largest magnitude of its inputs that the grid covers; shape: of the stack."""
 
 
 def observe(predict: Predict, sites: Mapping[str, Site]) -> Callable[..., dict[str, jax.Array]]:
-    """(params, state, inputs, pruned) -> the largest magnitude of each site's inputs.
+    """(params, state, inputs) -> the largest magnitude of each site's inputs."""
 
-    `pruned` maps sites to counts, which may be traced.
-    """
+    def handler(product: Product, x: jax.Array, weight: jax.Array) -> tuple[jax.Array, jax.Array]:
+        y = product.run(x, weight.astype(_compute_dtype(x)), product.dtype)
+        return y, jnp.max(jnp.abs(x)).astype(jnp.float32)
 
-    def run(
-        params: Arrays, state: Arrays, inputs: jax.Array, pruned: Mapping[str, Any]
-    ) -> dict[str, jax.Array]:
-        seen = {name: jnp.zeros((), jnp.float32) for name in sites}
-
-        def handler(product: Product, x: jax.Array, weight: jax.Array) -> jax.Array:
-            name = product.site.weight
-            seen[name] = jnp.maximum(seen[name], jnp.max(jnp.abs(x)).astype(jnp.float32))
-            return product.run(x, weight.astype(x.dtype), product.dtype)
-
-        kept = masks(sites, params, pruned)
-        masked = {n: jnp.where(kept[n], w, 0.0) if n in kept else w for n, w in params.items()}
-        replace_products(predict, sites, handler)(masked, state, inputs)
-        return seen
+    def run(params: Arrays, state: Arrays, inputs: jax.Array) -> dict[str, jax.Array]:
+        return replace_products(predict, sites, handler, jnp.maximum)(params, state, inputs)[1]
 
     return run
 
 
-def simulate(predict: Predict, sites: Mapping[str, Site]) -> Callable[..., Any]:
-    """(params, state, inputs, pruned, ranges, weight_bits, activation_bits) -> outputs.
+def observe_histograms(
+    predict: Predict, sites: Mapping[str, Site]
+) -> Callable[..., dict[str, jax.Array]]:
+    """(params, state, inputs, largest) -> a histogram of each site's input magnitudes."""
 
-    Everything but the shapes may be traced; 32 bits leave a side in float32. `ranges` come from
-    `observe`.
-    """
+    def handler(product: Product, x: jax.Array, given: Any) -> tuple[jax.Array, jax.Array]:
+        weight, largest = given
+        y = product.run(x, weight.astype(_compute_dtype(x)), product.dtype)
+        return y, histogram(x, largest)
 
     def run(
-        params: Arrays,
-        state: Arrays,
-        inputs: jax.Array,
-        pruned: Mapping[str, Any],
-        ranges: Mapping[str, jax.Array],
-        weight_bits: jax.Array | int,
-        activation_bits: jax.Array | int,
-    ) -> Any:
-        whole_weights = jnp.asarray(weight_bits) < FLOAT_BITS
-        whole_inputs = jnp.asarray(activation_bits) < FLOAT_BITS
-        kept = masks(sites, params, pruned)
+        params: Arrays, state: Arrays, inputs: jax.Array, largest: Ranges
+    ) -> dict[str, jax.Array]:
+        given = {n: (w, largest[n]) if n in sites else w for n, w in params.items()}
+        return replace_products(predict, sites, handler, jnp.add)(given, state, inputs)[1]
 
-        def handler(product: Product, x: jax.Array, weight: jax.Array) -> jax.Array:
-            site = product.site
-            masked = jnp.where(kept[site.weight], weight, 0.0)
-            w_codes, w_step = quantize_weights(masked, site.axes, weight_bits)
-            w = jnp.where(whole_weights, w_codes, masked)
-            w_step = jnp.where(whole_weights, w_step, 1.0)
-            limit = largest_code(activation_bits)
-            x_step = scale(ranges[site.weight], limit)
-            x = jnp.where(whole_inputs, codes(x, x_step, limit), x)
-            x_step = jnp.where(whole_inputs, x_step, 1.0)
-            y = product.run(x, w, jnp.float32)
-            return (y * product.spread(w_step * x_step)).astype(product.dtype)
+    return run
 
-        return replace_products(predict, sites, handler)(params, state, inputs)
+
+def _compute_dtype(inputs: jax.Array) -> Any:
+    return inputs.dtype if jnp.issubdtype(inputs.dtype, jnp.floating) else jnp.float32
+
+
+def ranges_from(
+    recipe: Recipe,
+    sites: Mapping[str, Site],
+    largest: Ranges,
+    histograms: Mapping[str, jax.Array],
+) -> dict[str, jax.Array]:
+    """The range of each site's inputs that its grid covers, as the recipe's calibration says."""
+    found = {}
+    for name, site in sites.items():
+        if recipe.calibration == "absmax" or site.kind == "embedding":
+            found[name] = largest[name]
+            continue
+        choose: Callable[..., jax.Array] = partial(_range, recipe, recipe.treatments[name])
+        for _ in range(site.stack):
+            choose = jax.vmap(choose)
+        found[name] = choose(histograms[name], largest[name])
+    return found
+
+
+def _range(
+    recipe: Recipe, treatment: Treatment, counts: jax.Array, largest: jax.Array
+) -> jax.Array:
+    if recipe.calibration == "percentile":
+        return percentile_range(counts, largest, recipe.percentile)
+    return least_error_range(counts, largest, largest_code(treatment.activation_bits))
+
+
+Grid = dict[str, dict[str, jax.Array]]
+"""By site: `weight_step` (rank of the weight), `input_step`, `weight_limit`, `input_limit` (shape
+of the stack), and whether each side is whole, `whole_weights` and `whole_inputs`, likewise."""
+
+
+def widths_of(recipe: Recipe) -> dict[str, jax.Array]:
+    """The numbers of a recipe that `grid` takes: by site, the bits of weights and inputs."""
+    return {
+        name: jnp.asarray([t.weight_bits, t.activation_bits], jnp.int32)
+        for name, t in recipe.treatments.items()
+    }
+
+
+def grid(
+    recipe: Recipe,
+    sites: Mapping[str, Site],
+    params: Arrays,
+    ranges: Ranges,
+    widths: Mapping[str, jax.Array],
+    learned: Arrays,
+) -> Grid:
+    """The steps of every site's weights and inputs.
+
+    Args:
+        recipe: of which only the structure is read.
+        sites: of the model.
+        params: its weights, pruned.
+        ranges: of the inputs.
+        widths: of `widths_of`; may be traced.
+        learned: logarithms of steps that training found, under `NAME.weight_step` and
+            `NAME.input_step`; empty where it learned none.
+    """
+    found: Grid = {}
+    for name, site in sites.items():
+        treatment = recipe.treatments[name]
+        float8 = treatment.precision == "float8"
+        w_limit, x_limit = (
+            (jnp.float32(FLOAT8_LIMIT),) * 2
+            if float8
+            else (largest_code(widths[name][0]), largest_code(widths[name][1]))
+        )
+        if f"{name}{WEIGHT_STEP}" in learned:
+            w_step = jnp.exp(learned[f"{name}{WEIGHT_STEP}"])
+            x_step = jnp.exp(learned[f"{name}{INPUT_STEP}"])
+        else:
+            weight = params[name].astype(jnp.float32)
+            largest = largest_weight(weight, treatment.shared, treatment.group)
+            if recipe.calibration == "mse" and not float8:
+                largest = least_error_weights(weight, largest, w_limit)
+            w_step, x_step = scale(largest, w_limit), scale(ranges[name], x_limit)
+        lead = site.shape[: site.stack]
+        numbers = {
+            "input_step": x_step,
+            "weight_limit": w_limit,
+            "input_limit": x_limit,
+            "whole_weights": widths[name][0] < FLOAT_BITS,
+            "whole_inputs": widths[name][1] < FLOAT_BITS,
+        }
+        found[name] = {k: jnp.broadcast_to(v, lead) for k, v in numbers.items()}
+        found[name]["weight_step"] = w_step
+    return found
+
+
+def _scaled_product(
+    product: Product, x: jax.Array, weight: jax.Array, step: jax.Array, x_step: Any, dtype: Any
+) -> jax.Array:
+    """The product by codes, times their steps; group by group where groups have their own."""
+    axis = product.site.inner_axis
+    groups = step.shape[axis]
+    if axis not in product.site.axes or groups == 1:
+        y = product.run(x, weight, dtype).astype(jnp.float32)
+        return y * (product.spread(step) * x_step)
+    total = jnp.zeros((), jnp.float32)
+    parts = jnp.split(x, groups, product.inputs_axis(axis)), jnp.split(weight, groups, axis)
+    for part_x, part_w, part_step in zip(*parts, jnp.split(step, groups, axis), strict=True):
+        y = product.run(part_x, part_w, dtype).astype(jnp.float32)
+        total = total + y * (product.spread(part_step) * x_step)
+    return total
+
+
+def _float_product(
+    product: Product, x: jax.Array, given: Mapping[str, Any], form: str
+) -> jax.Array:
+    """The product of a site that stays in floating point."""
+    dtype = PRECISIONS[form]
+    weight = given["weight"]
+    if form == "float8":
+        if weight.dtype != dtype:
+            weight = _to_float8(weight, given["weight_step"])
+        if product.site.kind == "embedding":
+            y = product.run(x, weight, jnp.float32)
+            return y * product.spread(given["weight_step"])
+        x = _to_float8(x.astype(jnp.float32), given["input_step"])
+        return _scaled_product(
+            product, x, weight, given["weight_step"], given["input_step"], jnp.float32
+        )
+    if product.site.kind != "embedding":
+        x = x.astype(dtype)
+    return product.run(x, weight.astype(dtype), jnp.float32)
+
+
+def _to_float8(values: jax.Array, step: jax.Array) -> jax.Array:
+    step = expand(step, values.shape) if step.ndim else step
+    cut = jnp.clip(values * (1.0 / step), -FLOAT8_LIMIT, FLOAT8_LIMIT)
+    eighth: jax.Array = cut.astype(jnp.float8_e4m3fn)
+    return eighth
+
+
+def simulate(
+    predict: Predict, sites: Mapping[str, Site], recipe: Recipe
+) -> Callable[[Arrays, Arrays, jax.Array, Grid], Any]:
+    """(params, state, inputs, grid) -> outputs, as the deployed program computes them.
+
+    Args:
+        predict: the model in inference mode.
+        sites: its sites.
+        recipe: of which only the structure is read.
+    """
+
+    def handler(product: Product, x: jax.Array, given: Any) -> tuple[jax.Array, None]:
+        form = recipe.treatments[product.site.weight].precision
+        if form != "float32":
+            return _float_product(product, x, given, form).astype(product.dtype), None
+        weight, step = given["weight"].astype(jnp.float32), given["weight_step"]
+        w_codes = codes(weight, expand(step, weight.shape), given["weight_limit"])
+        w = jnp.where(given["whole_weights"], w_codes, weight)
+        w_step = jnp.where(given["whole_weights"], step, 1.0)
+        if product.site.kind == "embedding":
+            y = product.run(x, w, jnp.float32) * product.spread(w_step)
+            return y.astype(product.dtype), None
+        x = x.astype(jnp.float32)
+        x_codes = codes(x, given["input_step"], given["input_limit"])
+        x = jnp.where(given["whole_inputs"], x_codes, x)
+        x_step = jnp.where(given["whole_inputs"], given["input_step"], 1.0)
+        y = _scaled_product(product, x, w, w_step, x_step, jnp.float32)
+        return y.astype(product.dtype), None
+
+    def run(params: Arrays, state: Arrays, inputs: jax.Array, grid: Grid) -> Any:
+        given = {n: {"weight": w, **grid[n]} if n in sites else w for n, w in params.items()}
+        return replace_products(predict, sites, handler)(given, state, inputs)[0]
 
     return run
 
 
 def compress(
-    recipe: Recipe,
-    sites: Mapping[str, Site],
-    params: Arrays,
-    state: Arrays,
-    ranges: Mapping[str, jax.Array],
+    recipe: Recipe, sites: Mapping[str, Site], params: Arrays, state: Arrays, grid: Grid
 ) -> dict[str, jax.Array]:
     """The arrays that the deployed program takes.
 
     Returns:
-        Every parameter and state array under its name; a quantised site's weight as int8 codes,
-        with its per-channel scales under `NAME.scale` (float32, rank of the weight); the step and
-        the largest code of its quantised inputs under `NAME.input` (float32, shape (2,)).
+        Every parameter and state array under its name; a quantised site's weight as int8 codes or
+        float8, with its scales under `NAME.scale` (float32, rank of the weight); the step and
+        the largest code of its quantised inputs under `NAME.input` (float32, shape (..., 2)).
     """
-    pruned = recipe.pruned(sites)
-    kept = masks(sites, params, pruned)
     out = {**params, **state}
     for name, site in sites.items():
-        weight = jnp.where(kept[name], params[name], 0.0)
-        out[name] = weight
-        if recipe.weights_quantized:
-            w_codes, step = quantize_weights(weight, site.axes, recipe.weight_bits)
+        treatment, steps = recipe.treatments[name], grid[name]
+        weight, step = params[name], steps["weight_step"]
+        float8 = treatment.precision == "float8"
+        if float8:
+            out[name], out[f"{name}.scale"] = _to_float8(weight, step), step
+        elif treatment.weights_quantized:
+            limit = steps["weight_limit"].reshape(
+                *site.shape[: site.stack], *[1] * len(site.slice.shape)
+            )
+            w_codes = codes(weight.astype(jnp.float32), expand(step, weight.shape), limit)
             out[name], out[f"{name}.scale"] = w_codes.astype(jnp.int8), step
-        if recipe.inputs_quantized:
-            limit = largest_code(recipe.activation_bits)
-            out[f"{name}.input"] = jnp.stack([scale(ranges[name], limit), limit])
+        else:
+            out[name] = weight.astype(PRECISIONS[treatment.precision])
+        if treatment.inputs_quantized or (float8 and site.kind != "embedding"):
+            pair = steps["input_step"], steps["input_limit"]
+            out[f"{name}.input"] = jnp.stack(pair, axis=-1)
     return out
 
 
@@ -162,10 +289,13 @@ def deployed_shapes(
     recipe: Recipe, sites: Mapping[str, Site], params: Arrays, state: Arrays
 ) -> dict[str, jax.ShapeDtypeStruct]:
     """The shapes of what `compress` returns, from the shapes of what it takes."""
-    ranges = {name: jax.ShapeDtypeStruct((), jnp.float32) for name in sites}
-    return jax.eval_shape(  # type: ignore[no-any-return]
-        lambda *args: compress(recipe, sites, *args), params, state, ranges
-    )
+
+    def make(params: Arrays, state: Arrays) -> dict[str, jax.Array]:
+        ranges = {n: jnp.ones(s.shape[: s.stack]) for n, s in sites.items()}
+        steps = grid(recipe, sites, params, ranges, widths_of(recipe), {})
+        return compress(recipe, sites, params, state, steps)
+
+    return jax.eval_shape(make, params, state)  # type: ignore[no-any-return]
 
 
 def deploy(
@@ -173,36 +303,54 @@ def deploy(
 ) -> Callable[[Arrays, jax.Array], Any]:
     """The program (arrays of `compress`, inputs) -> outputs.
 
-    A site with whole weights and inputs multiplies int8 by int8 into int32; with whole weights
+    A site with whole weights and inputs multiplies int8 by int8 into int32; with one whole side
     alone it multiplies in float32 and scales the result. It is one program for all bit-widths.
 
     Args:
         predict: the model in inference mode.
         sites: its sites.
-        recipe: says which sides are quantised; its numbers are in the arrays.
+        recipe: says what is quantised; its numbers are in the arrays.
         state_names: which of the arrays are state.
     """
 
-    def run(arrays: Arrays, inputs: jax.Array) -> Any:
-        def handler(product: Product, x: jax.Array, weight: jax.Array) -> jax.Array:
-            name = product.site.weight
-            step = jnp.ones((), jnp.float32)
-            if recipe.weights_quantized:
-                step = product.spread(arrays[f"{name}.scale"])
-            if recipe.inputs_quantized:
-                x_step, limit = arrays[f"{name}.input"]
-                x, step = codes(x, x_step, limit), step * x_step
-            if recipe.weights_quantized and recipe.inputs_quantized:
-                y = product.run(x.astype(jnp.int8), weight, jnp.int32).astype(jnp.float32)
-            else:
-                y = product.run(x.astype(jnp.float32), weight.astype(jnp.float32), jnp.float32)
-            quantized = recipe.weights_quantized or recipe.inputs_quantized
-            return (y * step if quantized else y).astype(product.dtype)
+    def handler(product: Product, x: jax.Array, given: Any) -> tuple[jax.Array, None]:
+        treatment = recipe.treatments[product.site.weight]
+        weight = given["weight"]
+        if treatment.precision != "float32":
+            return _float_product(product, x, given, treatment.precision).astype(
+                product.dtype
+            ), None
+        if product.site.kind == "embedding":
+            y = product.run(x, weight, jnp.float32)
+            y = y * product.spread(given["weight_step"]) if treatment.weights_quantized else y
+            return y.astype(product.dtype), None
+        x = x.astype(jnp.float32)
+        if treatment.inputs_quantized:
+            x = codes(x, given["input_step"], given["input_limit"])
+        if not (treatment.weights_quantized or treatment.inputs_quantized):
+            return product.run(x, weight, jnp.float32).astype(product.dtype), None
+        dtype: Any = jnp.float32
+        if treatment.weights_quantized and treatment.inputs_quantized:
+            x, dtype = x.astype(jnp.int8), jnp.int32
+        else:
+            weight = weight.astype(jnp.float32)
+        ones = jnp.ones((1,) * weight.ndim, jnp.float32)
+        step = given.get("weight_step", ones)
+        y = _scaled_product(product, x, weight, step, given.get("input_step", 1.0), dtype)
+        return y.astype(product.dtype), None
 
-        suffixes = (".scale", ".input")
-        derived = {n + s for n in sites for s in suffixes}
+    def run(arrays: Arrays, inputs: jax.Array) -> Any:
+        derived = {n + s for n in sites for s in (".scale", ".input")}
         params = {k: v for k, v in arrays.items() if k not in derived and k not in state_names}
+        for name in sites:
+            given = {"weight": params[name]}
+            if f"{name}.scale" in arrays:
+                given["weight_step"] = arrays[f"{name}.scale"]
+            if f"{name}.input" in arrays:
+                pair = arrays[f"{name}.input"]
+                given |= {"input_step": pair[..., 0], "input_limit": pair[..., 1]}
+            params[name] = given
         state = {k: arrays[k] for k in state_names}
-        return replace_products(predict, sites, handler)(params, state, inputs)
+        return replace_products(predict, sites, handler)(params, state, inputs)[0]
 
     return run

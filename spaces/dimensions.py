@@ -1,7 +1,7 @@
 """What the modules of the dimensions share: the parameters that paretax itself understands.
 
 A dimension (training, pruning, quantization) declares its parameters as `Setting`s, and applies a
- candidate's choice by a pure transform of its own. All other parameters go to the task's `build`.
+candidate's choice by a pure transform of its own. All other parameters go to the task's `build`.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any
 
 from paretax.errors import UsageError, unknown
 from paretax.spaces.parameters import Parameter, Value
+from paretax.spaces.rules import setting_of
 from paretax.spaces.space import Space
 
 
@@ -24,12 +25,14 @@ class Setting:
         default: its value where the space does not have it.
         rule: the values that it may take, in words.
         allows: whether it may take a value.
+        per_site: whether it may be set for some of a model's sites alone; see `rules`.
     """
 
     name: str
     default: Value
     rule: str
     allows: Callable[[Value], bool]
+    per_site: bool = False
 
 
 def is_number(value: Value) -> bool:
@@ -65,10 +68,17 @@ def check_space(
     for parameter in space:
         if parameter.name in task_defaults:
             continue
-        if parameter.name not in known:
+        base = setting_of(parameter.name)
+        if base not in known:
             valid = [*task_defaults, *known]
             raise unknown("parameter", parameter.name, valid, f"the space of task {task_name!r}")
-        setting = known[parameter.name]
+        setting = known[base]
+        if base != parameter.name and not setting.per_site:
+            able = ", ".join(s.name for s in known.values() if s.per_site)
+            raise UsageError(
+                f"{parameter.name!r} sets {base!r} for some sites alone, and only these can be "
+                f"set so: {able}"
+            )
         for value in _extremes(parameter):
             if not setting.allows(value):
                 raise UsageError(

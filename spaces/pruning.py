@@ -1,11 +1,39 @@
-"""Pruning by magnitude: the smallest weights of each layer become zero."""
+"""Pruning by magnitude: the smallest weights become zero; which, how many, and when.
+
+Han et al., 2015, arXiv:1506.02626 (magnitude); Zhu and Gupta, 2017, arXiv:1710.01878 (gradual);
+Frankle and Carbin, 2019, arXiv:1803.03635 (lottery ticket); Mishra et al., 2021, arXiv:2104.08378
+(N:M). Whole channels are the affair of `channels`.
+"""
 
 from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from paretax.spaces.dimensions import Setting, is_number
+from paretax.errors import UsageError
+from paretax.spaces.dimensions import Setting, is_number, is_whole
+from paretax.spaces.rules import resolve
+from paretax.spaces.sites import Site
+
+UNSTRUCTURED = "unstructured"
+_NM = re.compile(r"([1-9]\d?):([1-9]\d?)")
+
+
+def _is_pattern(value: Any) -> bool:
+    return value == UNSTRUCTURED or (isinstance(value, str) and _n_of_m(value) is not None)
+
+
+def _n_of_m(pattern: str) -> tuple[int, int] | None:
+    found = _NM.fullmatch(pattern)
+    if found is None or not int(found[1]) < int(found[2]):
+        return None
+    return int(found[1]), int(found[2])
+
 
 SETTINGS = (
     Setting(
@@ -13,8 +41,96 @@ SETTINGS = (
         default=0.0,
         rule="a share of at least 0 and below 1",
         allows=lambda v: is_number(v) and 0 <= float(v) < 1,
+        per_site=True,
+    ),
+    Setting(
+        name="pruning_pattern",
+        default=UNSTRUCTURED,
+        rule=f"{UNSTRUCTURED!r}, or N:M such as '2:4' (N of each M neighbours stay, N below M)",
+        allows=_is_pattern,
+        per_site=True,
+    ),
+    Setting(
+        name="pruning_scope",
+        default="layer",
+        rule="layer or global",
+        allows=lambda v: v in ("layer", "global"),
+    ),
+    Setting(
+        name="pruning",
+        default="one_shot",
+        rule="one of one_shot, gradual, lottery_ticket",
+        allows=lambda v: v in ("one_shot", "gradual", "lottery_ticket"),
+    ),
+    Setting(
+        name="lottery_rate",
+        default=0.2,
+        rule="a share above 0 and below 1",
+        allows=lambda v: is_number(v) and 0 < float(v) < 1,
+    ),
+    Setting(
+        name="rewind_step",
+        default=0,
+        rule="a whole number of at least 0",
+        allows=lambda v: is_whole(v) and int(v) >= 0,
+    ),
+    Setting(
+        name="ticket",
+        default="rewind",
+        rule="rewind or fresh",
+        allows=lambda v: v in ("rewind", "fresh"),
     ),
 )
+
+
+def patterns(config: Mapping[str, Any], sites: Mapping[str, Site]) -> dict[str, tuple[int, int]]:
+    """The sites that are pruned N of M, with N and M.
+
+    The M neighbours lie along the last of the axes that a product sums over (input channels).
+
+    Raises:
+        UsageError: M does not divide that axis of a site.
+    """
+    found = {}
+    for name, value in resolve("pruning_pattern", config, UNSTRUCTURED, sites).items():
+        pair = _n_of_m(str(value))
+        if pair is None:
+            continue
+        length = sites[name].shape[sites[name].inner_axis]
+        if length % pair[1]:
+            raise UsageError(
+                f"pruning_pattern {value} needs a multiple of {pair[1]} inputs at each site, and "
+                f"{name!r} has {length} (shape {sites[name].shape}): exempt it with "
+                f"'pruning_pattern@{sites[name].path or name}': unstructured"
+            )
+        found[name] = pair
+    return found
+
+
+def sparsities(config: Mapping[str, Any], sites: Mapping[str, Site]) -> dict[str, float]:
+    """The share of each site's weights that is pruned in the end.
+
+    A lottery ticket's last site loses half the share in each round, as in the paper, section 2.
+    """
+    shares = {n: float(v) for n, v in resolve("sparsity", config, 0.0, sites).items()}
+    if config.get("pruning") == "lottery_ticket":
+        products = [n for n, site in sites.items() if site.kind != "embedding"]
+        for name in products[-1:]:
+            rounds, rate = lottery_rounds(config, shares[name])
+            shares[name] = 1.0 - (1.0 - rate / 2) ** rounds
+    return shares
+
+
+def lottery_rounds(config: Mapping[str, Any], sparsity: float) -> tuple[int, float]:
+    """How many rounds of pruning a ticket takes, and the share of the rest that each removes.
+
+    The rate is at most the candidate's `lottery_rate`, and reaches the sparsity exactly.
+    """
+    if sparsity <= 0:
+        return 0, 0.0
+    highest = float(config.get("lottery_rate", 0.2))
+    rounds = max(1, math.ceil(round(math.log1p(-sparsity) / math.log1p(-highest), 9)))
+    return rounds, 1.0 - (1.0 - sparsity) ** (1.0 / rounds)
 
 
 def pruned_count(size: int, sparsity: float) -> int:
@@ -22,18 +138,72 @@ def pruned_count(size: int, sparsity: float) -> int:
     return min(size - 1, round(size * sparsity))
 
 
-def magnitude_mask(weights: jax.Array, count: jax.Array | int) -> jax.Array:
-    """Which weights stay when the `count` smallest in magnitude go (Han et al., 2015).
+def gradual_sparsity(final: float, begun: float) -> float:
+    """The sparsity on the way: s_t = s_f + (s_i - s_f) (1 - (t - t_0) / (n dt))^3, with s_i = 0.
+
+    Zhu and Gupta, 2017, equation 1.
+
+    Args:
+        final: s_f.
+        begun: the share (t - t_0) / (n dt) of the way, which is cut to 0 and 1.
+    """
+    return final * (1.0 - (1.0 - min(max(begun, 0.0), 1.0)) ** 3)
+
+
+def layer_mask(magnitudes: jax.Array, count: jax.Array | int) -> jax.Array:
+    """Which weights of a layer stay when the `count` smallest go.
 
     Exactly `count` go: of equal ones, those that come first in memory.
 
     Args:
-        weights: any shape.
+        magnitudes: any shape.
         count: how many go; may be traced.
 
     Returns:
         Booleans of the same shape; False is pruned.
     """
-    order = jnp.argsort(jnp.abs(weights).ravel(), stable=True)
-    rank = jnp.zeros_like(order).at[order].set(jnp.arange(order.size, dtype=order.dtype))
-    return (rank >= count).reshape(weights.shape)
+    return (_ranks(magnitudes.ravel()) >= count).reshape(magnitudes.shape)
+
+
+def _ranks(values: jax.Array) -> jax.Array:
+    """The place of each value in ascending order, along the last axis."""
+    order = jnp.argsort(values, axis=-1, stable=True)
+    return jnp.argsort(order, axis=-1, stable=True)
+
+
+def global_masks(
+    magnitudes: Mapping[str, jax.Array], count: jax.Array | int
+) -> dict[str, jax.Array]:
+    """Which weights stay when the `count` smallest of all layers together go.
+
+    The largest weight of each layer stays in any case, so that none is emptied.
+
+    Args:
+        magnitudes: by name, any shapes.
+        count: how many go in all; may be traced; at most all but one of each layer.
+    """
+    flat = []
+    for value in magnitudes.values():
+        sizes = value.ravel()
+        flat.append(sizes.at[jnp.argmax(sizes)].set(jnp.inf))
+    stays = _ranks(jnp.concatenate(flat)) >= count
+    masks, start = {}, 0
+    for name, value in magnitudes.items():
+        masks[name] = stays[start : start + value.size].reshape(value.shape)
+        start += value.size
+    return masks
+
+
+def n_of_m_mask(magnitudes: jax.Array, axis: int, n: int, m: int) -> jax.Array:
+    """Which weights stay when the `n` largest of each `m` neighbours do.
+
+    Args:
+        magnitudes: any shape; `m` divides the length of `axis`.
+        axis: along which the neighbours lie.
+        n: how many stay; of equal ones, those that come last.
+        m: neighbours in a group.
+    """
+    moved = jnp.moveaxis(magnitudes, axis, -1)
+    groups = moved.reshape(*moved.shape[:-1], -1, m)
+    stays = (_ranks(groups) >= m - n).reshape(moved.shape)
+    return jnp.moveaxis(stays, -1, axis)

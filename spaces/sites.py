@@ -1,17 +1,16 @@
 """Sites: where a model multiplies by its weights, found by tracing, whatever the model is.
 
-A site is a parameter that enters `dot_general` or `conv_general_dilated` as it is. The traced
-program can be run again with those products replaced, so pruning and quantisation need no change
-of the user's code. Sites inside jit, remat and custom derivatives are found; a weight that a loop
-(`scan`, `while`, `cond`) slices, that is used in any other way as well, or whose uses differ in the
-axes they sum over, is no site and stays as it is.
+A site is a parameter that enters `dot_general`, `conv_general_dilated` or a table look-up as it is.
+Sites inside jit, scan, remat and custom derivatives are found; a weight that a `while` or `cond`
+takes, that is used in any other way as well, or whose uses differ in the axes they sum over, is no
+site and stays as it is.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import jax
@@ -23,6 +22,8 @@ Arrays = Mapping[str, Any]
 Predict = Callable[[Any, Any, Any], Any]
 """(params, state, inputs) -> outputs; params and state are flat dictionaries."""
 
+Kind = Literal["dot", "convolution", "embedding"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Site:
@@ -30,15 +31,24 @@ class Site:
 
     Args:
         weight: its name among the parameters.
-        kind: the operation.
+        kind: the operation; an embedding is a look-up of rows.
         shape: of the weight.
-        axes: the weight's axes that the product sums over; the others number output channels.
+        axes: the weight's axes that the product sums over (an embedding's rows).
+        stack: how many leading axes a `scan` takes slices along; none of them is in `axes`.
+        multiply_adds: of one example, in all uses.
     """
 
     weight: str
-    kind: Literal["dot", "convolution"]
+    kind: Kind
     shape: tuple[int, ...]
     axes: tuple[int, ...]
+    stack: int = 0
+    multiply_adds: int = 0
+
+    @property
+    def path(self) -> str:
+        """The module that owns the weight."""
+        return self.weight.rpartition("/")[0]
 
     @property
     def size(self) -> int:
@@ -50,27 +60,21 @@ class Site:
         """The number of output channels: products of the lengths of the other axes."""
         return math.prod(n for i, n in enumerate(self.shape) if i not in self.axes)
 
+    @property
+    def inner_axis(self) -> int:
+        """The axis of input channels: the last that is summed over."""
+        return self.axes[-1]
 
-@dataclass(frozen=True, kw_only=True)
-class Product:
-    """A site's multiplication, as the traced program does it.
+    @property
+    def slice(self) -> Site:
+        """The site as it stands inside its scans."""
+        axes = tuple(a - self.stack for a in self.axes)
+        return replace(self, shape=self.shape[self.stack :], axes=axes, stack=0)
 
-    Args:
-        site: whose weight is multiplied.
-        run: (inputs, weight, dtype of the result) -> the bare product.
-        spread: the weight's per-channel scales (rank of the weight, length 1 along `axes`) -> the
-            same numbers in a shape that broadcasts against the product.
-        dtype: of the result that the program goes on with.
-    """
+    def like(self, other: Site | None) -> bool:
+        """Whether another use of the weight is of the same form."""
+        return other is not None and replace(self, multiply_adds=other.multiply_adds) == other
 
-    site: Site
-    run: Callable[[jax.Array, jax.Array, Any], jax.Array]
-    spread: Callable[[jax.Array], jax.Array]
-    dtype: Any
-
-
-Handler = Callable[[Product, jax.Array, Any], jax.Array]
-"""(product, inputs, whatever was passed under the weight's name) -> the result of the site."""
 
 _CALLS = frozenset(
     {
@@ -85,186 +89,147 @@ _CALLS = frozenset(
         "remat2",
     }
 )
-_PRODUCTS = {"dot_general": "dot", "conv_general_dilated": "convolution"}
+_PRODUCTS: Mapping[str, Kind] = {
+    "dot_general": "dot",
+    "conv_general_dilated": "convolution",
+    "gather": "embedding",
+}
 
 
-def find_sites(predict: Predict, params: Arrays, state: Arrays, inputs: Any) -> dict[str, Site]:
+def find_sites(function: Callable[..., Any], params: Arrays, *rest: Any) -> dict[str, Site]:
     """The sites of a model, in the order in which it uses them.
 
     Args:
-        predict: the model in inference mode.
+        function: (params, *rest) -> anything; the model.
         params: arrays or their shapes, by name.
-        state: likewise.
-        inputs: a batch, or its shape.
+        rest: likewise: the state, then a batch, which multiply-adds are divided by.
     """
-    closed = jax.make_jaxpr(predict)(params, state, inputs)
+    closed = jax.make_jaxpr(function)(params, *rest)
     uses: dict[str, list[Site | None]] = {}
     names = dict(zip(closed.jaxpr.invars, sorted(params), strict=False))
-    _collect(closed.jaxpr, names, uses)
-    return {
-        name: first
-        for name, found in uses.items()
-        if (first := found[0]) is not None and all(site == first for site in found)
-    }
+    _collect(closed.jaxpr, names, uses, 1)
+    batch = int(getattr(rest[1], "shape", (1,))[0]) if len(rest) > 1 else 1
+    found = {}
+    for name, sites in uses.items():
+        first = sites[0]
+        if first is not None and all(first.like(site) for site in sites):
+            total = sum(site.multiply_adds for site in sites if site is not None)
+            found[name] = replace(first, multiply_adds=total // batch)
+    return found
 
 
-def _collect(jaxpr: Jaxpr, names: dict[Var, str], uses: dict[str, list[Site | None]]) -> None:
+def _collect(
+    jaxpr: Jaxpr,
+    names: dict[Var, str],
+    uses: dict[str, list[Site | None]],
+    times: int,
+) -> None:
     names = dict(names)
     for eqn in jaxpr.eqns:
-        if _is_cast(eqn) and (n := _name(eqn.invars[0], names)):
-            names[eqn.outvars[0]] = n
+        named = [name_of(var, names) for var in eqn.invars]
+        if is_cast(eqn) and named[0]:
+            names[eqn.outvars[0]] = named[0]
             continue
-        called = _called(eqn)
+        called = called_jaxpr(eqn)
         if called is not None:  # a weight that it only hands through counts as used otherwise
-            inner = zip(called.invars, eqn.invars, strict=True)
-            _collect(called, {v: n for v, arg in inner if (n := _name(arg, names))}, uses)
+            inner = zip(called.jaxpr.invars, named, strict=True)
+            _collect(called.jaxpr, {v: n for v, n in inner if n}, uses, times)
+            continue
+        if eqn.primitive.name == "scan":
+            _collect_scan(eqn, named, uses, times)
             continue
         weight = _weight_operand(eqn, names)
-        for i, var in enumerate(eqn.invars):
-            name = _name(var, names)
+        for i, name in enumerate(named):
             if name:
-                site = _site(eqn, i, name) if i == weight else None
+                site = _site(eqn, i, name, times) if i == weight else None
                 uses.setdefault(name, []).append(site)
     for var in jaxpr.outvars:
-        if name := _name(var, names):
+        if name := name_of(var, names):
             uses.setdefault(name, []).append(None)
 
 
-def _name(var: Any, names: Mapping[Var, str]) -> str | None:
+def _collect_scan(
+    eqn: JaxprEqn,
+    named: list[str | None],
+    uses: dict[str, list[Site | None]],
+    times: int,
+) -> None:
+    """A weight that the body slices is a stack of sites; one that it closes over is one site."""
+    inner: Jaxpr = eqn.params["jaxpr"].jaxpr
+    consts, carried = eqn.params["num_consts"], eqn.params["num_carry"]
+    times *= int(eqn.params["length"])
+    for i, (var, name) in enumerate(zip(inner.invars, named, strict=True)):
+        if not name:
+            continue
+        if consts <= i < consts + carried:
+            uses.setdefault(name, []).append(None)
+            continue
+        found: dict[str, list[Site | None]] = {}
+        _collect(inner, {var: name}, found, times)
+        for site in found.get(name, []):
+            if site is not None and i >= consts:
+                axes = tuple(a + 1 for a in site.axes)
+                shape = tuple(eqn.invars[i].aval.shape)  # type: ignore[attr-defined]
+                site = replace(site, shape=shape, axes=axes, stack=site.stack + 1)
+            uses.setdefault(name, []).append(site)
+
+
+def name_of(var: Any, names: Mapping[Var, str]) -> str | None:
+    """The parameter that a variable holds."""
     return None if isinstance(var, Constant) else names.get(var)
 
 
-def _is_cast(eqn: JaxprEqn) -> bool:
+def is_cast(eqn: JaxprEqn) -> bool:
     """Whether it only changes the precision; to integers would round."""
     return eqn.primitive.name == "convert_element_type" and bool(
         jnp.issubdtype(eqn.params["new_dtype"], jnp.floating)
     )
 
 
-def _called(eqn: JaxprEqn) -> Jaxpr | None:
+def called_jaxpr(eqn: JaxprEqn) -> ClosedJaxpr | None:
+    """The function that an equation calls once with its own operands."""
     if eqn.primitive.name not in _CALLS:
         return None
-    inner = eqn.params.get("jaxpr", eqn.params.get("call_jaxpr"))
-    return inner.jaxpr if isinstance(inner, ClosedJaxpr) else inner
+    inner: Any = eqn.params.get("jaxpr", eqn.params.get("call_jaxpr"))
+    return inner if isinstance(inner, ClosedJaxpr) else ClosedJaxpr(inner, [])
 
 
 def _weight_operand(eqn: JaxprEqn, names: Mapping[Var, str]) -> int | None:
     """Which operand of a product is the weight: the only one that is a parameter."""
-    if eqn.primitive.name not in _PRODUCTS:
+    kind = _PRODUCTS.get(eqn.primitive.name)
+    named = [i for i, var in enumerate(eqn.invars) if name_of(var, names)]
+    if kind is None or len(named) != 1:
         return None
-    named = [i for i, var in enumerate(eqn.invars) if _name(var, names)]
-    if len(named) != 1 or (eqn.primitive.name == "conv_general_dilated" and named != [1]):
+    if kind == "convolution" and named != [1]:
+        return None
+    if kind == "embedding" and not (named == [0] and _looks_up_rows(eqn)):
         return None
     return named[0]
 
 
-def _site(eqn: JaxprEqn, operand: int, name: str) -> Site:
+def _looks_up_rows(eqn: JaxprEqn) -> bool:
+    """Whether a gather takes whole rows of a table, as `jnp.take(table, indices, axis=0)` does."""
+    table: Any = eqn.invars[0].aval
+    numbers, shape = eqn.params["dimension_numbers"], table.shape
+    return (
+        numbers.collapsed_slice_dims == (0,)
+        and numbers.start_index_map == (0,)
+        and not numbers.operand_batching_dims
+        and tuple(eqn.params["slice_sizes"]) == (1, *shape[1:])
+    )
+
+
+def _site(eqn: JaxprEqn, operand: int, name: str, times: int) -> Site:
     aval: Any = eqn.invars[operand].aval
+    result: Any = eqn.outvars[0].aval
     shape = tuple(aval.shape)
-    if eqn.primitive.name == "dot_general":
+    kind = _PRODUCTS[eqn.primitive.name]
+    if kind == "dot":
         axes = tuple(sorted(eqn.params["dimension_numbers"][0][operand]))
-    else:
+    elif kind == "convolution":
         out_channel = eqn.params["dimension_numbers"].rhs_spec[0]
         axes = tuple(i for i in range(len(shape)) if i != out_channel)
-    kind: Any = _PRODUCTS[eqn.primitive.name]
-    return Site(weight=name, kind=kind, shape=shape, axes=axes)
-
-
-def replace_products(
-    predict: Predict, sites: Mapping[str, Site], handler: Handler
-) -> Callable[[Arrays, Arrays, jax.Array], Any]:
-    """The model with the product at each site done by `handler`.
-
-    Args:
-        predict: the model in inference mode.
-        sites: from `find_sites`; other weights are used as the model does.
-        handler: does a site's product. What it gets as the weight is whatever the caller passes
-            under its name, in any dtype.
-
-    Returns:
-        A function like `predict`, which may be traced, also with a symbolic batch size.
-    """
-
-    def run(params: Arrays, state: Arrays, inputs: jax.Array) -> Any:
-        shapes = {
-            name: jax.ShapeDtypeStruct(sites[name].shape, jnp.float32)
-            if name in sites
-            else jax.typeof(value)
-            for name, value in params.items()
-        }
-        closed, out_shape = jax.make_jaxpr(predict, return_shape=True)(shapes, state, inputs)
-        order = sorted(params)
-        args = [*(params[n] for n in order), *jax.tree.leaves((state, inputs))]
-        names = {
-            var: name
-            for var, name in zip(closed.jaxpr.invars, order, strict=False)
-            if name in sites
-        }
-        outputs = _run(closed.jaxpr, closed.consts, args, names, sites, handler)
-        return jax.tree.unflatten(jax.tree.structure(out_shape), outputs)
-
-    return run
-
-
-def _run(
-    jaxpr: Jaxpr,
-    consts: Sequence[Any],
-    args: Sequence[Any],
-    names: Mapping[Var, str],
-    sites: Mapping[str, Site],
-    handler: Handler,
-) -> list[Any]:
-    values: dict[Var, Any] = dict(zip(jaxpr.constvars, consts, strict=True))
-    values.update(zip(jaxpr.invars, args, strict=True))
-    names = dict(names)
-
-    def read(var: Any) -> Any:
-        return var.val if isinstance(var, Constant) else values[var]
-
-    for eqn in jaxpr.eqns:
-        given = [read(var) for var in eqn.invars]
-        named = [_name(var, names) for var in eqn.invars]
-        called = _called(eqn) if any(named) else None
-        if not any(named):
-            with eqn.ctx.manager:
-                made = eqn.primitive.bind(*given, **eqn.primitive.get_bind_params(eqn.params))
-            results = made if eqn.primitive.multiple_results else [made]
-        elif _is_cast(eqn):
-            names[eqn.outvars[0]] = str(named[0])
-            results = given
-        elif called is not None:
-            inner = eqn.params.get("jaxpr", eqn.params.get("call_jaxpr"))
-            closed_over = inner.consts if isinstance(inner, ClosedJaxpr) else []
-            passed = {v: n for v, n in zip(called.invars, named, strict=True) if n}
-            results = _run(called, closed_over, given, passed, sites, handler)
-        else:
-            weight = next(i for i, n in enumerate(named) if n)
-            product = _product(eqn, weight, sites[str(named[weight])])
-            results = [handler(product, given[1 - weight], given[weight])]
-        values.update(zip(eqn.outvars, results, strict=True))
-    return [read(var) for var in jaxpr.outvars]
-
-
-def _product(eqn: JaxprEqn, weight: int, site: Site) -> Product:
-    def run(inputs: jax.Array, weights: jax.Array, dtype: Any) -> jax.Array:
-        operands = (inputs, weights) if weight == 1 else (weights, inputs)
-        params = {**eqn.params, "preferred_element_type": jnp.dtype(dtype)}
-        return eqn.primitive.bind(*operands, **params)  # type: ignore[no-any-return]
-
-    numbers = eqn.params["dimension_numbers"]
-    result: Any = eqn.outvars[0].aval
-
-    def spread(scales: jax.Array) -> jax.Array:
-        if site.kind == "convolution":
-            shape = [1] * len(site.shape)
-            shape[numbers.out_spec[1]] = site.channels
-            return scales.reshape(shape)
-        batch = numbers[1][weight]
-        free = [i for i in range(len(site.shape)) if i not in (*site.axes, *batch)]
-        ordered = jnp.transpose(scales, (*batch, *free, *site.axes))
-        others = len(result.shape) - len(batch) - len(free)
-        lengths = [site.shape[i] for i in batch], [site.shape[i] for i in free], [1] * others
-        last, middle = (1, 2) if weight == 1 else (2, 1)
-        return ordered.reshape(*lengths[0], *lengths[middle], *lengths[last])
-
-    return Product(site=site, run=run, spread=spread, dtype=result.dtype)
+    else:
+        return Site(weight=name, kind=kind, shape=shape, axes=(0,))
+    each = math.prod(result.shape) * math.prod(shape[i] for i in axes)
+    return Site(weight=name, kind=kind, shape=shape, axes=axes, multiply_adds=times * each)

@@ -54,27 +54,35 @@ def make_optimizer(
     name: str,
     learning_rate: jax.Array | float,
     weight_decay: jax.Array | float,
-    steps: jax.Array | int,
+    undecayed: tuple[str, ...] = (),
 ) -> optax.GradientTransformation:
-    """The update rule; the three numbers may be traced, so one program serves all of their values.
+    """The update rule; the numbers may be traced, so one program serves all of their values.
 
     Weight decay is decoupled from the gradient for every optimiser (Loshchilov and Hutter, 2019,
-    arXiv:1711.05101, algorithm 2). The learning rate falls to zero along half a cosine
-    (Loshchilov and Hutter, 2017, arXiv:1608.03983, equation 5 without restarts).
+    arXiv:1711.05101, algorithm 2).
 
     Args:
         name: "adamw" (Kingma and Ba, arXiv:1412.6980), "lion" (Chen et al., arXiv:2302.06675) or
             "sgd" (Nesterov momentum 0.9).
-        learning_rate: at the first step.
+        learning_rate: of this step.
         weight_decay: the share of each weight that a step removes, times the learning rate.
-        steps: of the whole training.
+        undecayed: suffixes of the names of parameters that do not decay.
     """
-
-    def schedule(step: jax.Array) -> jax.Array:
-        return learning_rate * 0.5 * (1.0 + jnp.cos(jnp.pi * jnp.minimum(step / steps, 1.0)))
-
+    decays = (lambda params: {n: not n.endswith(undecayed) for n in params}) if undecayed else None
     return optax.chain(
         _DIRECTIONS[name](),
-        optax.add_decayed_weights(weight_decay),
-        optax.scale_by_learning_rate(schedule),
+        optax.add_decayed_weights(weight_decay, mask=decays),
+        optax.scale(-learning_rate),
     )
+
+
+def cosine(step: jax.Array, steps: jax.Array | int) -> jax.Array:
+    """The share of the learning rate at a step: it falls to zero along half a cosine.
+
+    Loshchilov and Hutter, 2017, arXiv:1608.03983, equation 5 without restarts.
+
+    Args:
+        step: since the cosine began.
+        steps: that it takes in all.
+    """
+    return 0.5 * (1.0 + jnp.cos(jnp.pi * jnp.minimum(step / steps, 1.0)))

@@ -1,0 +1,161 @@
+"""Which axes of a traced program are tied to each other, and which of them must stay as they are.
+
+The dependency graph of Fang et al., "DepGraph: Towards Any Structural Pruning" (CVPR 2023,
+arXiv:2301.12900), drawn from a jaxpr instead of from layers: `axis_rules` has a rule for
+each primitive. Whatever a primitive without a rule touches is blocked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Var
+from jax.extend.core import Literal as Constant
+
+from paretax.spaces.axes import Atoms, Axes
+from paretax.spaces.axis_rules import RULES, Ties, Use, opaque, shape_of
+
+Arrays = Mapping[str, Any]
+Predict = Callable[[Any, Any, Any], Any]
+"""(params, state, inputs) -> outputs; params and state are flat dictionaries."""
+
+_CALLS = frozenset(
+    {
+        "checkpoint",
+        "closed_call",
+        "core_call",
+        "custom_jvp_call",
+        "custom_vjp_call",
+        "custom_vjp_call_jaxpr",
+        "jit",
+        "pjit",
+        "remat",
+        "remat2",
+    }
+)
+_AS_IT_IS = frozenset({"convert_element_type", "copy", "copy_p", "stop_gradient", "transpose"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Frame:
+    """A jaxpr with the axes of its values.
+
+    Args:
+        jaxpr: the equations.
+        consts: the values of its constants.
+        axes: of each variable.
+        called: the frames of the equations that call a jaxpr, by the equation's position.
+    """
+
+    jaxpr: Jaxpr
+    consts: Sequence[Any]
+    axes: dict[Var, Axes] = field(default_factory=dict)
+    called: dict[int, Frame] = field(default_factory=dict)
+
+    def of(self, var: Any) -> Axes:
+        """The axes of a variable; a literal is a scalar."""
+        return () if isinstance(var, Constant) else self.axes[var]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Program:
+    """A traced model.
+
+    Args:
+        ties: what its axes are made of, and what becomes of them.
+        frame: its equations; the arguments are `arrays` and then the inputs.
+        arrays: the axes of the parameters and then of the state, by name.
+        outputs: the structure of the outputs.
+    """
+
+    ties: Ties
+    frame: Frame
+    arrays: Mapping[str, Axes]
+    outputs: Any
+
+    @property
+    def atoms(self) -> Atoms:
+        """What its axes are made of."""
+        return self.ties.atoms
+
+
+def trace(predict: Predict, params: Arrays, state: Arrays, inputs: Any) -> Program:
+    """Trace a model, and tie the axes of all its values.
+
+    Args:
+        predict: the model in inference mode.
+        params: arrays or their shapes, by name.
+        state: likewise.
+        inputs: a batch, or its shape.
+    """
+    closed, out_shape = jax.make_jaxpr(predict, return_shape=True)(params, state, inputs)
+    walk = _Walk()
+    names = [*sorted(params), *sorted(state)]
+    given = [walk.atoms.new(shape_of(var)) for var in closed.jaxpr.invars]
+    walk.atoms.block(
+        [axis for axes in given[len(names) :] for axis in axes], "it is an axis of the inputs"
+    )
+    origins: list[str | None] = [*sorted(params)]
+    origins += [None] * (len(given) - len(origins))
+    frame, results, _ = walk.run(closed, given, origins)
+    walk.atoms.block([axis for axes in results for axis in axes], "it is an output of the model")
+    return Program(
+        ties=walk.ties,
+        frame=frame,
+        arrays=dict(zip(names, given, strict=False)),
+        outputs=jax.tree.structure(out_shape),
+    )
+
+
+class _Walk:
+    def __init__(self) -> None:
+        self.ties = Ties()
+        self.atoms = self.ties.atoms
+
+    def run(
+        self, closed: ClosedJaxpr, given: Sequence[Axes], origins: Sequence[str | None]
+    ) -> tuple[Frame, list[Axes], list[str | None]]:
+        """Frame, axes of the results, and which parameter each result is."""
+        jaxpr = closed.jaxpr
+        frame = Frame(jaxpr=jaxpr, consts=closed.consts)
+        for var in jaxpr.constvars:
+            frame.axes[var] = self.atoms.new(shape_of(var), "a constant of the model has it")
+        frame.axes.update(zip(jaxpr.invars, given, strict=True))
+        named = {v: n for v, n in zip(jaxpr.invars, origins, strict=True) if n is not None}
+        for i, eqn in enumerate(jaxpr.eqns):
+            axes = [self._of(frame, var) for var in eqn.invars]
+            origin = [None if isinstance(v, Constant) else named.get(v) for v in eqn.invars]
+            made: list[str | None] = [None] * len(eqn.outvars)
+            if (inner := _called(eqn)) is not None:
+                frame.called[i], results, made = self.run(inner, axes, origin)
+            else:
+                name = eqn.primitive.name
+                results = RULES.get(name, opaque)(self.ties, Use(eqn, axes, origin))
+                if name in _AS_IT_IS:
+                    made = [origin[0]]
+            frame.axes.update(zip(eqn.outvars, results, strict=True))
+            named.update({v: n for v, n in zip(eqn.outvars, made, strict=True) if n is not None})
+        outvars = jaxpr.outvars
+        return (
+            frame,
+            [self._of(frame, var) for var in outvars],
+            [None if isinstance(v, Constant) else named.get(v) for v in outvars],
+        )
+
+    def _of(self, frame: Frame, var: Any) -> Axes:
+        if isinstance(var, Constant):
+            return self.atoms.new(shape_of(var), "a constant of the model has it")
+        return frame.axes[var]
+
+
+def _called(eqn: JaxprEqn) -> ClosedJaxpr | None:
+    """The jaxpr that an equation only calls."""
+    if eqn.primitive.name not in _CALLS:
+        return None
+    for key in ("jaxpr", "call_jaxpr", "fun_jaxpr"):
+        if (inner := eqn.params.get(key)) is not None:
+            return inner if isinstance(inner, ClosedJaxpr) else ClosedJaxpr(inner, ())
+    return None

@@ -1,0 +1,96 @@
+"""Structured pruning: how many channels and attention heads each layer loses.
+
+Which of them go is decided by `channels`, and `shrinking` takes them out of the arrays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from paretax.errors import UsageError
+from paretax.spaces.channels import ChannelGroup, Channels
+from paretax.spaces.dimensions import Setting, choose, is_number, is_whole
+from paretax.spaces.rules import resolve, setting_of
+from paretax.spaces.sites import Site
+
+_SHARE = "a share of at least 0 and below 1"
+
+
+def _is_share(value: Any) -> bool:
+    return is_number(value) and 0 <= float(value) < 1
+
+
+SETTINGS = (
+    Setting(name="channel_sparsity", default=0.0, rule=_SHARE, allows=_is_share, per_site=True),
+    Setting(name="head_sparsity", default=0.0, rule=_SHARE, allows=_is_share, per_site=True),
+    Setting(
+        name="channel_block",
+        default=1,
+        rule="a whole number of at least 1",
+        allows=lambda v: is_whole(v) and int(v) >= 1,
+    ),
+)
+_OF_KIND = {"channels": "channel_sparsity", "heads": "head_sparsity"}
+
+
+def is_structured(config: Mapping[str, Any]) -> bool:
+    """Whether a candidate asks for channels or heads to be removed."""
+    names = ("channel_sparsity", "head_sparsity")
+    return any(config[n] for n in config if setting_of(n) in names)
+
+
+def channel_block(config: Mapping[str, Any]) -> int:
+    """How many neighbouring channels go together."""
+    return int(choose(SETTINGS, config)["channel_block"])
+
+
+def removed_channels(
+    config: Mapping[str, Any], channels: Channels, sites: Mapping[str, Site]
+) -> dict[str, int]:
+    """How many channels each group loses; groups that lose none are left out.
+
+    Args:
+        config: the candidate.
+        channels: the model's groups, and what cannot be removed.
+        sites: of the model; a rule for some sites means the weights that make the channels.
+
+    Raises:
+        UsageError: a group would be emptied, is not a multiple of the block, or nothing can be
+            removed at all.
+    """
+    block = channel_block(config)
+    shares = {k: resolve(setting, config, 0.0, sites) for k, setting in _OF_KIND.items()}
+    found = {}
+    for group in channels.groups:
+        default = config.get(_OF_KIND[group.kind], 0.0)
+        share = float(shares[group.kind].get(group.name.partition("#")[0], default))
+        if share > 0:
+            removed = _count(group, share, block if group.kind == "channels" else 1)
+            if removed:
+                found[group.name] = removed
+    for kind, setting in _OF_KIND.items():
+        asked = any(config[n] for n in config if setting_of(n) == setting)
+        if asked and not any(group.kind == kind for group in channels.groups):
+            reasons = "; ".join(f"{n}: {why}" for n, why in channels.refused.items())
+            raise UsageError(
+                f"{setting} needs {kind} that can be removed, and the model has none "
+                f"({reasons or 'no layer feeds another'}): leave it at 0"
+            )
+    return found
+
+
+def _count(group: ChannelGroup, share: float, block: int) -> int:
+    if group.size % block:
+        raise UsageError(
+            f"channel_block {block} must divide the number of channels, and {group.name!r} has "
+            f"{group.size}: choose another block"
+        )
+    blocks = group.size // block
+    removed = round(blocks * share)
+    if removed >= blocks:
+        raise UsageError(
+            f"{_OF_KIND[group.kind]} {share:g} would empty {group.name!r}: all of its {blocks} "
+            f"{group.kind if block == 1 else 'blocks'} would go; lower it, or widen the layer"
+        )
+    return removed * block
