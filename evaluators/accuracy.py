@@ -24,9 +24,9 @@ from paretax.evaluators.teacher import Lesson
 from paretax.evaluators.training import DivergedError, Trainer, Watch, to_numpy
 from paretax.evaluators.workbench import Deployed, Workbench
 from paretax.spaces.channels import kept_indices
-from paretax.spaces.compression import Grid, deployed_shapes, simulate
+from paretax.spaces.compression import Grid, deployed_shapes, inputs_of, simulate
 from paretax.spaces.fake_quantization import LEARNED
-from paretax.spaces.quantization import expand
+from paretax.spaces.quantization import expand, largest_weight
 from paretax.spaces.recipe import masks, steps_in_words
 from paretax.spaces.schedule import in_words
 from paretax.spaces.shrinking import shrink_arrays
@@ -97,7 +97,7 @@ class AccuracyEvaluator:
         fitted = {} if pipeline is None else {n: jnp.asarray(a) for n, a in pipeline.arrays.items()}
         return {**params, **state, **fitted, **learned}
 
-    def steps(self, candidate: Mapping[str, Any]) -> str:
+    def steps(self, candidate: Mapping[str, Any]) -> list[str]:
         """What is done to a candidate, in order, in words."""
         deployed = self._bench.deployed(candidate)
         done = steps_in_words(deployed.recipe, deployed.sites)
@@ -111,7 +111,7 @@ class AccuracyEvaluator:
             done["distill"] = f"distilled from {self._lesson.teacher}"
         pipeline = self._bench.features(candidate).pipeline
         before = list(pipeline.steps) if pipeline is not None else []
-        return "; ".join([*before, *in_words(candidate, done)])
+        return [*before, *in_words(candidate, done)]
 
     def test(self, candidate: Mapping[str, Any], weights: Mapping[str, Any]) -> Measurement:
         """Score trained weights on the test split; for the final front alone."""
@@ -120,7 +120,7 @@ class AccuracyEvaluator:
         return self._measurement(value, "test", time.perf_counter() - start)
 
     def _measurement(
-        self, value: float, split: str, seconds: float, steps: str | None = None
+        self, value: float, split: str, seconds: float, steps: list[str] | None = None
     ) -> Measurement:
         metric = self._bench.task.metric
         return Measurement(
@@ -140,6 +140,15 @@ class AccuracyEvaluator:
         Raises:
             DivergedError: an output is not finite.
         """
+        outputs = self.outputs(candidate, weights, split.inputs)
+        if not np.isfinite(outputs).all():
+            raise DivergedError("the trained model's outputs are not finite")
+        return float(self._bench.task.metric.compute(outputs, split.targets))
+
+    def outputs(
+        self, candidate: Mapping[str, Any], weights: Mapping[str, Any], inputs: np.ndarray
+    ) -> np.ndarray:
+        """What a trained model computes, in the candidate's deployed arithmetic."""
         deployed = self._bench.deployed(candidate)
         params, state, _ = parts(deployed, weights)
         grid = self.grid(deployed, weights)
@@ -147,10 +156,18 @@ class AccuracyEvaluator:
             (deployed.key, deployed.recipe.structure),
             lambda: jax.jit(simulate(deployed.predict, deployed.sites, deployed.recipe)),
         )
-        outputs = in_chunks(lambda inputs: run(params, state, inputs, grid), split.inputs)
-        if not np.isfinite(outputs).all():
-            raise DivergedError("the trained model's outputs are not finite")
-        return float(self._bench.task.metric.compute(outputs, split.targets))
+        return in_chunks(lambda chunk: run(params, state, chunk, grid), inputs)
+
+    def inner(
+        self, candidate: Mapping[str, Any], weights: Mapping[str, Any], inputs: np.ndarray
+    ) -> np.ndarray | None:
+        """What enters a trained model's last product; None where it has no site."""
+        deployed = self._bench.deployed(candidate)
+        params, state, _ = parts(deployed, weights)
+        if not deployed.sites:
+            return None
+        run = jax.jit(inputs_of(deployed.predict, deployed.sites, list(deployed.sites)[-1]))
+        return in_chunks(lambda chunk: run(params, state, chunk), inputs)
 
     def grid(self, deployed: Deployed, weights: Mapping[str, Any]) -> Grid:
         """The steps of a deployed model's sites, from its weights and training examples."""
@@ -183,10 +200,13 @@ def _shrink(
     for name, step in learned.items():
         weight = name.rpartition(".")[0]
         if name.endswith(LEARNED[0]):  # one a channel: goes with its channel
-            whole = jnp.broadcast_to(expand(step, params[weight].shape), params[weight].shape)
-            shape = shrink_arrays(deployed.groups, kept, {weight: whole})[weight]
-            first = tuple(slice(0, 1 if n == 1 else None) for n in step.shape)
-            smaller[name] = jnp.asarray(shape)[first]
+            shape = params[weight].shape
+            whole = jnp.broadcast_to(expand(jnp.exp(step), shape), shape)
+            left = jnp.asarray(shrink_arrays(deployed.groups, kept, {weight: whole})[weight])
+            scales = deployed.recipe.treatments[
+                weight
+            ]  # other groups than before, with inputs gone
+            smaller[name] = jnp.log(largest_weight(left, scales.shared, scales.group))
         else:
             smaller[name] = step
     return (

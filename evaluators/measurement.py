@@ -43,7 +43,7 @@ class Measurement:
         target: the profile it holds for; None where it does not depend on the device.
         spread: half the interquartile range over repeats, in `unit`; None where there are none.
         seconds: spent on obtaining it.
-        detail: what it was obtained with, such as batch size and repeats; JSON scalars.
+        detail: what it was obtained with, such as batch size and repeats; plain JSON.
     """
 
     objective: str

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -34,6 +34,21 @@ Carry = tuple[Arrays, Arrays, Any]
 
 Watch = Callable[[int, Arrays, Arrays], None]
 """Is told (steps done, params, state) after each epoch."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ticket:
+    """A round of a lottery.
+
+    Args:
+        round: its number; 0 is the dense network.
+        masks: of its weights.
+        carry: its trained parameters, state and optimiser's state.
+    """
+
+    round: int
+    masks: Arrays
+    carry: Carry
 
 
 class DivergedError(ArithmeticError):
@@ -100,9 +115,32 @@ class Trainer:
         Raises:
             DivergedError: the mean loss of an epoch is not finite.
         """
+        run = self._run(candidate, seed, lesson, watch)
+        if run.chosen["pruning"] == "lottery_ticket" and run.recipe.sparse:
+            *_, ticket = self._lottery(run)
+            carry = ticket.carry
+        else:
+            carry, _ = self._epochs(run, self._start(run), {}, 0)
+        params, state = carry[0], carry[1]
+        learned = {n: v for n, v in params.items() if n.endswith(LEARNED)}
+        params = {n: v for n, v in params.items() if n not in learned}
+        learned = {n: v for n, v in learned.items() if _is_whole(run.recipe, n)}
+        deployed = self._bench.deployed(candidate)
+        if deployed.removed or deployed.recipe.sparse:
+            masks = self._masker.masks(run.prepared, deployed, candidate, params, state, 1.0)
+            params = mask_weights(params, masks)
+        return params, state, learned
+
+    def _run(
+        self,
+        candidate: Mapping[str, Any],
+        seed: int,
+        lesson: Lesson | None,
+        watch: Watch | None,
+    ) -> _Run:
         prepared = self._bench.prepared(candidate)
         settings = (*training.SETTINGS, *pruning.SETTINGS, *quantization.SETTINGS)
-        run = _Run(
+        return _Run(
             candidate=candidate,
             chosen=choose((*settings, *distillation.SETTINGS), candidate),
             prepared=prepared,
@@ -111,18 +149,6 @@ class Trainer:
             lesson=lesson,
             watch=watch,
         )
-        if run.chosen["pruning"] == "lottery_ticket" and run.recipe.sparse:
-            carry = self._lottery(run)
-        else:
-            carry, _ = self._epochs(run, self._start(run), {}, 0)
-        params, state = carry[0], carry[1]
-        learned = {n: v for n, v in params.items() if n.endswith(LEARNED)}
-        params = {n: v for n, v in params.items() if n not in learned}
-        deployed = self._bench.deployed(candidate)
-        if deployed.removed or deployed.recipe.sparse:
-            masks = self._masker.masks(prepared, deployed, candidate, params, state, 1.0)
-            params = mask_weights(params, masks)
-        return params, state, learned
 
     def _start(self, run: _Run, seed: int | None = None) -> Carry:
         init = self._programs.get(
@@ -133,27 +159,50 @@ class Trainer:
         params, state = init(jax.random.key(run.seed if seed is None else seed, impl="rbg"))
         return params, state, make_optimizer(str(run.chosen["optimizer"]), 0.0, 0.0).init(params)
 
-    def _lottery(self, run: _Run) -> Carry:
+    def lottery(
+        self, candidate: Mapping[str, Any], seed: int, watch: Watch | None = None
+    ) -> Iterator[Ticket]:
         """Train, prune, rewind; again and again (Frankle and Carbin, arXiv:1803.03635, section 2).
 
-        The weights that stay go back to their values at step k of the first training; the control
-        takes fresh initial weights under the last mask.
+        The weights that stay go back to their values at step `rewind_step` of the first training.
+
+        Args:
+            candidate: with `pruning: lottery_ticket`.
+            seed: of everything.
+            watch: is told of every epoch of every round.
+
+        Yields:
+            The dense network, then the ticket of each round, when it is trained. The last one has
+            the candidate's sparsity.
         """
+        yield from self._lottery(self._run(candidate, seed, None, watch))
+
+    def fresh(
+        self, candidate: Mapping[str, Any], ticket: Ticket, seed: int, watch: Watch | None = None
+    ) -> Ticket:
+        """The control: the same mask, trained from initial weights of another seed."""
+        run = self._run(candidate, seed, None, watch)
+        start = self._start(run, seed)
+        carry, _ = self._epochs(run, start, ticket.masks, 0)
+        return Ticket(round=ticket.round, masks=ticket.masks, carry=carry)
+
+    def _lottery(self, run: _Run) -> Iterator[Ticket]:
         rewind = int(run.chosen["rewind_step"])
-        start = self._start(run)
         deployed = self._bench.deployed(run.candidate)
         highest = max(t.sparsity for t in deployed.recipe.treatments.values())
         rounds, _ = lottery_rounds(run.candidate, highest)
-        carry, start = self._epochs(run, start, {}, 0, keep=rewind)
+        carry, start = self._epochs(run, self._start(run), {}, 0, keep=rewind)
+        yield Ticket(round=0, masks={}, carry=carry)
         for number in range(1, rounds + 1):
             params = {n: v for n, v in carry[0].items() if not n.endswith(LEARNED)}
             masks = self._masker.masks(
                 run.prepared, deployed, run.candidate, params, carry[1], 0.0, number / rounds
             )
-            fresh = number == rounds and run.chosen["ticket"] == "fresh"
-            begin = self._start(run, run.seed ^ 0x5EED) if fresh else start
-            carry, _ = self._epochs(run, begin, masks, 0 if fresh else rewind)
-        return carry
+            if number == rounds and run.chosen["ticket"] == "fresh":
+                carry, _ = self._epochs(run, self._start(run, run.seed ^ 0x5EED), masks, 0)
+            else:
+                carry, _ = self._epochs(run, start, masks, rewind)
+            yield Ticket(round=number, masks=masks, carry=carry)
 
     def _epochs(
         self, run: _Run, carry: Carry, masks: Arrays, first: int, keep: int = 0
@@ -170,8 +219,8 @@ class Trainer:
         Returns:
             The carry at the end, and at step `keep`.
         """
-        kept = carry = jax.tree.map(jnp.copy, carry)
-        kept = jax.tree.map(jnp.copy, kept)
+        carry = jax.tree.map(jnp.copy, (mask_weights(carry[0], masks), *carry[1:]))
+        kept = jax.tree.map(jnp.copy, carry)
         deployed = self._bench.deployed(run.candidate) if _prunes(run) else None
         grid: Grid = {}
         pruned = -1.0
@@ -262,6 +311,7 @@ class Trainer:
         numbers = {
             "learning_rate": chosen["learning_rate"] * epoch.rate,
             "weight_decay": chosen["weight_decay"],
+            "decay": chosen["learning_rate_decay"] == "cosine",
             "since": since,
             "steps": epoch.length * run.steps,
             "alpha": chosen["alpha"],
@@ -327,7 +377,8 @@ class Trainer:
 
             (value, state), gradients = jax.value_and_grad(loss, has_aux=True)(params)
             begun = numbers["since"] + index.astype(jnp.float32) - numbers["begin"]
-            rate = numbers["learning_rate"] * cosine(begun, numbers["steps"])
+            share = jnp.where(numbers["decay"] > 0, cosine(begun, numbers["steps"]), 1.0)
+            rate = numbers["learning_rate"] * share
             optimizer = make_optimizer(
                 name, rate, numbers["weight_decay"], LEARNED if learn else ()
             )
@@ -385,6 +436,12 @@ def _looped(step: Callable[..., Any], in_python: bool) -> Callable[..., Any]:
         return carry, jnp.stack(losses).mean()
 
     return stepped
+
+
+def _is_whole(recipe: Recipe, learned: str) -> bool:
+    """Whether a learned step is of a site that computes with whole numbers; others learn nothing."""
+    treatment = recipe.treatments[learned.rpartition(".")[0]]
+    return treatment.weights_quantized or treatment.inputs_quantized
 
 
 def _prunes(run: _Run) -> bool:

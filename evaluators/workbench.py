@@ -116,6 +116,7 @@ class Workbench:
         self._features: dict[str, Features] = {}
         self._prepared: dict[str, Prepared] = {}
         self._deployed: dict[str, tuple[Any, ...]] = {}
+        self._missing = False
 
     @cached_property
     def data(self) -> Data:
@@ -126,11 +127,15 @@ class Workbench:
                 f"data() of task {self.task.name!r} must return paretax.Data, "
                 f"got {type(data).__name__}"
             )
-        return Data(
+        found = Data(
             train=_narrow(data.train),
             validation=_narrow(data.validation),
             test=_narrow(data.test),
         )
+        splits = (found.train, found.validation, found.test)
+        floating = [s.inputs for s in splits if s.inputs.dtype.kind == "f"]
+        self._missing = any(np.isnan(inputs).any() for inputs in floating)
+        return found
 
     def config(self, candidate: Mapping[str, Any]) -> dict[str, Any]:
         """What `build` reads for a candidate: the task's defaults with its values over them."""
@@ -151,9 +156,8 @@ class Workbench:
         key = preprocessing.key(candidate)
         if key not in self._features:
             train, validation = self.data.train, self.data.validation
-            missing = any(np.isnan(s.inputs).any() for s in self._floating())
             preprocessing.check(
-                candidate, train.inputs.shape[1:], missing, len(train), train.targets
+                candidate, train.inputs.shape[1:], self._missing, len(train), train.targets
             )
             pipeline = None
             if preprocessing.is_active(candidate):
@@ -167,10 +171,6 @@ class Workbench:
                 key=key, pipeline=pipeline, train=train, validation=validation
             )
         return self._features[key]
-
-    def _floating(self) -> list[Split]:
-        splits = (self.data.train, self.data.validation, self.data.test)
-        return [s for s in splits if s.inputs.dtype.kind == "f"]
 
     def prepared(self, candidate: Mapping[str, Any]) -> Prepared:
         """The traced model of a candidate.
@@ -215,6 +215,8 @@ class Workbench:
         if is_structured(candidate):
             removed = removed_channels(candidate, prepared.channels, prepared.sites)
         key = prepared.key + (json.dumps(removed, sort_keys=True) if removed else "")
+        if prepared.features.pipeline is not None:
+            key += "over the task's own inputs"
         if key not in self._deployed:
             self._deployed[key] = self._smaller(prepared, removed)
         groups, predict, sites, params, state = self._deployed[key]

@@ -93,7 +93,7 @@ def _write(
     expected = sizes[-1] if sizes else size
     if size != expected:
         raise ExportError(f"the weights take {size} bytes, and the search counted {expected:.0f}")
-    save_file({n: np.ascontiguousarray(a) for n, a in stored.items()}, folder / files.WEIGHTS)
+    save_file({n: np.asarray(a, order="C") for n, a in stored.items()}, folder / files.WEIGHTS)
     program, batch = _program(model, bench, target)
     (folder / files.PROGRAM).write_bytes(program.serialize())
     host = {name: np.asarray(a) for name, a in arrays.items()}
@@ -121,6 +121,7 @@ def _write(
         "candidate": dict(trial.candidate),
         "candidate_id": trial.candidate.id,
         "seed": trial.seed,
+        "steps": next((m.detail["steps"] for m in trial.measurements if "steps" in m.detail), []),
         "measurements": [m.to_json() for m in trial.measurements],
         "test": {
             "objective": metric.name,
@@ -217,6 +218,10 @@ def _card(manifest: Mapping[str, Any]) -> str:
 
         Latency was taken on {processor}. Peak memory and size count what this bundle holds.
 
+        ## What was done, in order
+
+        {steps}
+
         ## Configuration
 
         | parameter | value |
@@ -250,6 +255,7 @@ def _card(manifest: Mapping[str, Any]) -> str:
         table=table,
         processor=manifest["measured_on"],
         choices=choices,
+        steps="\n".join(f"{i}. {step}" for i, step in enumerate(manifest["steps"], 1)),
         dtype=manifest["program"]["dtype"],
         shape=shape,
         program=files.PROGRAM,

@@ -14,6 +14,7 @@ from paretax.errors import UsageError, unknown
 from paretax.evaluators import Failure, Measurement, Objective, Workbench
 from paretax.results.journal import Event, read_events
 from paretax.results.pareto import nondominated
+from paretax.results.teaching import Teacher, parse_teacher
 from paretax.results.trial import Trial
 from paretax.spaces import Candidate
 from paretax.tasks import load_task
@@ -67,6 +68,13 @@ class Run:
     def targets(self) -> tuple[str, ...]:
         """The names of the targets."""
         return tuple(t["name"] for t in self.header["config"]["targets"])
+
+    @property
+    def teacher(self) -> Teacher | None:
+        """Whom its candidates learned from."""
+        plain = self.header["config"].get("teacher")
+        folders = [Path(p) for p in self.header["search_path"]]
+        return None if plain is None else parse_teacher(plain, folders)
 
     def workbench(self) -> Workbench:
         """The run's task, loaded."""
@@ -164,7 +172,7 @@ def save_weights(folder: Path, number: int, weights: Mapping[str, np.ndarray]) -
     path = weights_file(folder, number)
     path.parent.mkdir(exist_ok=True)
     draft = path.with_suffix(".part")
-    save_file({n: np.ascontiguousarray(a) for n, a in weights.items()}, draft)
+    save_file({n: np.asarray(a, order="C") for n, a in weights.items()}, draft)
     draft.replace(path)
 
 

@@ -54,6 +54,22 @@ class SamplerConfig(_Part):
     """Arguments of that sampler, by name."""
 
 
+class TeacherConfig(_Part):
+    """Whom candidates with `distill: true` learn from: a candidate, or a program."""
+
+    candidate: dict[str, bool | int | float | str] | None = None
+    """A configuration of the task's model, which is trained first; None: it is a program."""
+
+    seed: int = Field(default=0, ge=0)
+    """Of that training."""
+
+    checkpoint: str | None = None
+    """Weights of that model, which is then not trained: an Orbax folder, .msgpack, .safetensors."""
+
+    program: str | None = None
+    """A bundle, or a file that jax.export wrote."""
+
+
 class SearchConfig(_Part):
     """A whole search."""
 
@@ -74,6 +90,9 @@ class SearchConfig(_Part):
 
     limits: dict[str, float] = Field(default_factory=dict)
     """The worst value that is accepted of a quantity, in its unit; it need not be an objective."""
+
+    teacher: TeacherConfig | None = None
+    """Whom candidates learn from that have `distill: true`; None: nobody."""
 
     budget: BudgetConfig
 
@@ -224,6 +243,7 @@ def _readable(error: ValidationError, where: str) -> UsageError:
         parts: dict[str, type[BaseModel]] = {
             "budget": BudgetConfig,
             "sampler": SamplerConfig,
+            "teacher": TeacherConfig,
             "targets": TargetConfig,
         }
         model = parts.get(str(first["loc"][0]), SearchConfig)

@@ -15,6 +15,7 @@ from paretax.errors import UsageError
 from paretax.evaluators import (
     Evaluation,
     Failure,
+    Lesson,
     Measurement,
     Reason,
     worst_violation,
@@ -23,6 +24,7 @@ from paretax.evaluators.runtime import machine, versions
 from paretax.results import pareto
 from paretax.results.journal import FORMAT, Journal, check_folder, has_events
 from paretax.results.run import Run, apply_event, latest, load_weights, save_weights
+from paretax.results.teaching import make_lesson
 from paretax.results.trial import Trial
 from paretax.search.executors import Call, Executor, make_executor
 from paretax.search.planning import Plan
@@ -79,6 +81,7 @@ def run_search(
         known=tuple(m for t in before.trials for m in t.measurements if m.target)
         if before is not None
         else (),
+        lesson=_lesson(plan, progress),
     )
     executor = make_executor(
         plan.config.executor,
@@ -93,10 +96,31 @@ def run_search(
             before = _before(out, plan)  # whoever had the journal until now may have added to it
         if before is None:
             journal.append(_header(plan))
+            if spec.lesson is not None:
+                journal.append(_taught(spec.lesson))
         else:
             journal.append({"event": "resumed", "time": time.time(), "machine": machine()})
         _Search(plan, out, journal, before, progress).run(executor)
     return Run.open(out)
+
+
+def _lesson(plan: Plan, progress: Progress) -> Lesson | None:
+    """What the teacher says, from the cache or after its training."""
+    if plan.teacher is None:
+        return None
+    progress(
+        Status(
+            phase="teaching",
+            total=plan.config.budget.trials,
+            asked=0,
+            done=0,
+            failed=0,
+            rejected=0,
+            front=0,
+            hypervolume=None,
+        )
+    )
+    return make_lesson(plan.bench, plan.teacher)
 
 
 def _before(out: Path, plan: Plan) -> Run | None:
@@ -106,6 +130,11 @@ def _before(out: Path, plan: Plan) -> Run | None:
     run = Run.open(out)
     _check_same(run, plan)
     return run
+
+
+def _taught(lesson: Lesson) -> dict[str, Any]:
+    about = {"key": lesson.key, "teacher": lesson.teacher, "validation": lesson.score}
+    return {"event": "taught", **about}
 
 
 def _unfinished(run: Run, plan: Plan) -> bool:

@@ -10,12 +10,14 @@ import jax
 import numpy as np
 
 from paretax.errors import UsageError
-from paretax.evaluators import Objective, Workbench
+from paretax.evaluators import Objective, Prepared, Workbench
 from paretax.evaluators.runtime import apply_worker_environment
+from paretax.results.teaching import Teacher, check_teacher, parse_teacher
 from paretax.search.config import SearchConfig
 from paretax.search.samplers import Sampler, make_sampler
 from paretax.spaces import SETTINGS, Candidate, Space, check_space
 from paretax.spaces.dimensions import choose
+from paretax.spaces.rules import check_rules
 from paretax.tasks import load_task
 
 _MODELS = 8  # random candidates of which one must build before a search starts
@@ -33,6 +35,8 @@ class Plan:
         sampler: proposes candidates.
         metric: name of the task's metric.
         search_path: folders from which the task is imported.
+        bench: the task, loaded.
+        teacher: of the candidates that distil; None where none does.
     """
 
     config: SearchConfig
@@ -42,6 +46,8 @@ class Plan:
     sampler: Sampler
     metric: str
     search_path: tuple[Path, ...]
+    bench: Workbench
+    teacher: Teacher | None
 
 
 def plan(config: SearchConfig, search_path: Sequence[Path] = ()) -> Plan:
@@ -70,7 +76,13 @@ def plan(config: SearchConfig, search_path: Sequence[Path] = ()) -> Plan:
             f"batch_size must not exceed the {examples} training examples, "
             f"got up to {max(sizes)}: lower it"
         )
-    _try_models(bench, space, np.random.default_rng(config.seed))
+    _check_missing_values(bench, space)
+    folders = tuple(p.resolve() for p in search_path)
+    teacher = _teacher(config, space, folders)
+    tried = _try_models(bench, space, np.random.default_rng(config.seed))
+    check_rules([p.name for p in space], [model.sites for model in tried])
+    if teacher is not None:
+        check_teacher(bench, teacher, tuple(tried[0].outputs.shape[1:]))
     return Plan(
         config=config,
         space=space,
@@ -78,32 +90,74 @@ def plan(config: SearchConfig, search_path: Sequence[Path] = ()) -> Plan:
         limits=limits,
         sampler=sampler,
         metric=task.metric.name,
-        search_path=tuple(p.resolve() for p in search_path),
+        search_path=folders,
+        bench=bench,
+        teacher=teacher,
     )
 
 
-def _try_models(bench: Workbench, space: Space, rng: np.random.Generator) -> None:
-    """Trace a model and its loss, so that what is wrong with all of them shows at once.
+def _check_missing_values(bench: Workbench, space: Space) -> None:
+    """Refuse a space that leaves NaN in the inputs."""
+    data = bench.data
+    splits = {"train": data.train, "validation": data.validation, "test": data.test}
+    for name, split in splits.items():
+        if split.inputs.dtype.kind != "f" or not np.isnan(split.inputs).any():
+            continue
+        values = space["imputation"].grid(100) if "imputation" in space else ("none",)
+        if "none" in values:
+            count = int(np.isnan(split.inputs).sum())
+            raise UsageError(
+                f"the {name} inputs of task {bench.task.name!r} have {count} missing values (NaN), "
+                "and the space can leave them: set `imputation` to mean, median, most_frequent "
+                "or knn"
+            )
+
+
+def _teacher(config: SearchConfig, space: Space, folders: Sequence[Path]) -> Teacher | None:
+    """The teacher, which must be there where candidates distil, and nowhere else."""
+    distils = "distill" in space and True in space["distill"].grid(2)
+    if config.teacher is None:
+        if distils:
+            raise UsageError(
+                "distill: true needs a teacher: add `teacher` to the config, with the `candidate` "
+                "that it is, or the `program`"
+            )
+        return None
+    if not distils:
+        raise UsageError("the config has a `teacher`, and no candidate distils: add distill: true")
+    return parse_teacher(config.teacher.model_dump(), folders)
+
+
+def _try_models(bench: Workbench, space: Space, rng: np.random.Generator) -> list[Prepared]:
+    """Trace some models and their losses, so that what is wrong with all of them shows at once.
 
     A space may hold candidates that the task refuses: one of eight random ones must do.
     """
+    found: list[Prepared] = []
     for attempt in range(_MODELS):
         candidate = space.sample(rng)
         try:
-            _try_model(bench, candidate)
-            return
+            found.append(_try_model(bench, candidate))
+            if not any("@" in parameter.name for parameter in space):
+                break  # only rules for some sites need to see more models
+        except UsageError:
+            if attempt == _MODELS - 1 and not found:
+                raise
         except Exception as error:
-            if attempt == _MODELS - 1:
+            if attempt == _MODELS - 1 and not found:
                 raise UsageError(
                     f"task {bench.task.name!r} fails for all of {_MODELS} random candidates, the "
                     f"last {dict(candidate)} with {type(error).__name__}: {error}"
                 ) from error
+    return found
 
 
-def _try_model(bench: Workbench, candidate: Candidate) -> None:
+def _try_model(bench: Workbench, candidate: Candidate) -> Prepared:
     prepared = bench.prepared(candidate)
+    bench.deployed(candidate)
     targets = bench.data.train.targets
     batch = jax.ShapeDtypeStruct((2, *targets.shape[1:]), targets.dtype)
     loss = jax.eval_shape(bench.task.loss, prepared.outputs, batch)
     if not isinstance(loss, jax.ShapeDtypeStruct) or loss.shape != ():
         raise UsageError(f"the loss must be a scalar, got {loss}")
+    return prepared

@@ -17,6 +17,7 @@ from paretax.evaluators import (
     Evaluation,
     Evaluator,
     Failure,
+    Lesson,
     Measurement,
     Reason,
     Workbench,
@@ -36,6 +37,7 @@ class WorkerSpec:
         targets: names of profiles, each with a batch size.
         wanted: names of the objectives that are asked for.
         known: measurements of programs that need not be measured again.
+        lesson: what the teacher says; None where there is none.
     """
 
     task: str
@@ -43,6 +45,7 @@ class WorkerSpec:
     targets: tuple[tuple[str, int], ...]
     wanted: tuple[str, ...]
     known: tuple[Measurement, ...] = field(default=())
+    lesson: Lesson | None = None
 
 
 class Worker:
@@ -54,12 +57,13 @@ class Worker:
     def __init__(self, spec: WorkerSpec) -> None:
         self._bench = Workbench(load_task(spec.task, map(Path, spec.search_path)))
         self._costs = cost_evaluators(self._bench, spec.targets, spec.wanted, spec.known)
+        self._lesson = spec.lesson
         self._accuracy: AccuracyEvaluator | None = None
 
     @property
     def _trainer(self) -> AccuracyEvaluator:
         if self._accuracy is None:
-            self._accuracy = AccuracyEvaluator(self._bench)
+            self._accuracy = AccuracyEvaluator(self._bench, self._lesson)
         return self._accuracy
 
     def score(self, candidate: Candidate, seed: int) -> Evaluation:

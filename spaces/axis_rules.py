@@ -70,6 +70,9 @@ def opaque(ties: Ties, use: Use) -> list[Axes]:
     reason = f"it enters {name}, which has no rule"
     if name in _LOOPS:
         reason = f"it enters a loop or a branch ({name})"
+        for axes, weight in zip(use.axes, use.origins, strict=True):  # so that it is told
+            if weight is not None and len(axes) > 1:
+                ties.uses.extend([(axis, weight, "producer") for axis in axes])
     ties.atoms.block([axis for axes in use.axes for axis in axes], reason)
     return [ties.atoms.new(shape_of(var), reason) for var in use.eqn.outvars]
 

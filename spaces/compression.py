@@ -60,6 +60,22 @@ def observe(predict: Predict, sites: Mapping[str, Site]) -> Callable[..., dict[s
     return run
 
 
+def inputs_of(predict: Predict, sites: Mapping[str, Site], name: str) -> Callable[..., jax.Array]:
+    """(params, state, inputs) -> the inputs of one site; of a stack, its last one's."""
+
+    def handler(product: Product, x: jax.Array, weight: jax.Array) -> tuple[jax.Array, Any]:
+        y = product.run(x, weight.astype(_compute_dtype(x)), product.dtype)
+        return y, x if product.site.weight == name else None
+
+    def run(params: Arrays, state: Arrays, inputs: jax.Array) -> jax.Array:
+        seen: jax.Array = replace_products(predict, sites, handler)(params, state, inputs)[1][name]
+        for _ in range(sites[name].stack):
+            seen = seen[-1]
+        return seen
+
+    return run
+
+
 def observe_histograms(
     predict: Predict, sites: Mapping[str, Site]
 ) -> Callable[..., dict[str, jax.Array]]:
@@ -181,7 +197,8 @@ def _scaled_product(
     groups = step.shape[axis]
     if axis not in product.site.axes or groups == 1:
         y = product.run(x, weight, dtype).astype(jnp.float32)
-        return y * (product.spread(step) * x_step)
+        whole: jax.Array = y * (product.spread(step) * x_step)
+        return whole
     total = jnp.zeros((), jnp.float32)
     parts = jnp.split(x, groups, product.inputs_axis(axis)), jnp.split(weight, groups, axis)
     for part_x, part_w, part_step in zip(*parts, jnp.split(step, groups, axis), strict=True):

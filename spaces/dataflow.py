@@ -44,13 +44,16 @@ class Frame:
     """A jaxpr with the axes of its values.
 
     Args:
-        jaxpr: the equations.
+        jaxpr: with all its equations.
+        eqns: those that the results depend on.
         consts: the values of its constants.
         axes: of each variable.
-        called: the frames of the equations that call a jaxpr, by the equation's position.
+        called: the frames of the equations that call a jaxpr, by the equation's position
+            among `eqns`.
     """
 
     jaxpr: Jaxpr
+    eqns: Sequence[JaxprEqn]
     consts: Sequence[Any]
     axes: dict[Var, Axes] = field(default_factory=dict)
     called: dict[int, Frame] = field(default_factory=dict)
@@ -120,12 +123,12 @@ class _Walk:
     ) -> tuple[Frame, list[Axes], list[str | None]]:
         """Frame, axes of the results, and which parameter each result is."""
         jaxpr = closed.jaxpr
-        frame = Frame(jaxpr=jaxpr, consts=closed.consts)
+        frame = Frame(jaxpr=jaxpr, eqns=_needed(jaxpr), consts=closed.consts)
         for var in jaxpr.constvars:
             frame.axes[var] = self.atoms.new(shape_of(var), "a constant of the model has it")
         frame.axes.update(zip(jaxpr.invars, given, strict=True))
         named = {v: n for v, n in zip(jaxpr.invars, origins, strict=True) if n is not None}
-        for i, eqn in enumerate(jaxpr.eqns):
+        for i, eqn in enumerate(frame.eqns):
             axes = [self._of(frame, var) for var in eqn.invars]
             origin = [None if isinstance(v, Constant) else named.get(v) for v in eqn.invars]
             made: list[str | None] = [None] * len(eqn.outvars)
@@ -149,6 +152,20 @@ class _Walk:
         if isinstance(var, Constant):
             return self.atoms.new(shape_of(var), "a constant of the model has it")
         return frame.axes[var]
+
+
+def _needed(jaxpr: Jaxpr) -> list[JaxprEqn]:
+    """The equations without those whose results nobody reads, such as a value taken for its shape.
+
+    They would tie axes for nothing.
+    """
+    read = {var for var in jaxpr.outvars if isinstance(var, Var)}
+    kept = []
+    for eqn in reversed(jaxpr.eqns):
+        if eqn.effects or not read.isdisjoint(eqn.outvars):
+            kept.append(eqn)
+            read.update(var for var in eqn.invars if isinstance(var, Var))
+    return kept[::-1]
 
 
 def _called(eqn: JaxprEqn) -> ClosedJaxpr | None:

@@ -70,7 +70,7 @@ class _Walk:
                 return frozenset({_ALL}) if np.ndim(var.val) == 0 and var.val == 0 else frozenset()
             return zeros[var]
 
-        for i, eqn in enumerate(frame.jaxpr.eqns):
+        for i, eqn in enumerate(frame.eqns):
             operands = [read(var) for var in eqn.invars]
             if i in frame.called:
                 results = self.run(frame.called[i], operands)

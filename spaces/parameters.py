@@ -76,8 +76,12 @@ class AbstractParameter(ABC):
 
 
 def _check_name(name: object) -> None:
-    if not isinstance(name, str) or not name.isidentifier():
-        raise UsageError(f"a parameter's name must be an identifier such as 'width', got {name!r}")
+    setting, at, where = name.partition("@") if isinstance(name, str) else ("", "", "")
+    if not setting.isidentifier() or bool(at) != bool(where):
+        raise UsageError(
+            "a parameter's name must be an identifier such as 'width', or one with some sites of "
+            f"the model after an @ such as 'weight_bits@attention', got {name!r}"
+        )
 
 
 def _check_range(name: str, low: float, high: float, log: bool, step: float | None) -> None:

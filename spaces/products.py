@@ -69,7 +69,7 @@ def replace_products(
 
     def run(params: Arrays, *rest: Any) -> tuple[Any, Notes]:
         shapes = {
-            name: jax.ShapeDtypeStruct(sites[name].shape, jnp.float32)
+            name: jax.ShapeDtypeStruct(sites[name].shape, sites[name].dtype)
             if name in sites
             else jax.typeof(value)
             for name, value in params.items()

@@ -124,7 +124,7 @@ def group_length(site: Site, scales: str, group_size: int) -> int | None:
     Sites whose number of inputs the group size does not divide keep one scale a channel, as do
     embeddings, and convolutions in feature groups.
     """
-    if scales != "group" or site.kind == "embedding" or not site.shape:
+    if scales != "group" or site.kind == "embedding" or site.grouped:
         return None
     length = site.shape[site.inner_axis]
     return group_size if length > group_size and length % group_size == 0 else None

@@ -196,7 +196,8 @@ def in_words(config: Mapping[str, Any], done: Mapping[str, str]) -> list[str]:
     elif done.get("prune") and not complete:
         words.append(f"prune ({done['prune']})")
     if done.get("quantize"):
-        after = "fix the grid" if trains_quantized(config) else "quantize after training"
+        trained = any(epoch.quantized for epoch in laid)
+        after = "fix the grid" if trained else "quantize after training"
         words.append(f"{after} ({done['quantize']})")
     return words
 

@@ -210,7 +210,7 @@ class _Run:
         def read(var: Any) -> Any:
             return var.val if isinstance(var, Constant) else values[var]
 
-        for i, eqn in enumerate(jaxpr.eqns):
+        for i, eqn in enumerate(frame.eqns):
             given = [read(var) for var in eqn.invars]
             before = [self._shape(frame, var) for var in eqn.invars]
             after = [self._shape(frame, var) for var in eqn.outvars]

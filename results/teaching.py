@@ -1,0 +1,264 @@
+"""Teachers: trained by paretax, brought as a checkpoint, or as an exported program.
+
+A teacher's outputs over the training split are computed once, and kept under a hash of everything
+that they depend on: in the run's folder, and in a cache that all runs of a user share
+(`$PARETAX_CACHE`, or else `paretax` in the user's cache folder).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax import export as jax_export
+from safetensors import safe_open
+from safetensors.numpy import save_file
+
+from paretax.errors import UsageError
+from paretax.evaluators import AccuracyEvaluator, Lesson, Workbench
+from paretax.evaluators.accuracy import in_chunks
+from paretax.evaluators.runtime import versions
+from paretax.results.bundle import checksum, load_bundle
+from paretax.results.checkpoints import load_checkpoint
+from paretax.spaces import SETTINGS, check_space, parse_space
+
+
+@dataclass(frozen=True, kw_only=True)
+class Teacher:
+    """Where a teacher comes from.
+
+    Args:
+        candidate: the configuration of a model of the task, which is trained from `seed`, unless
+            its weights are brought.
+        seed: of its training.
+        checkpoint: where its weights are.
+        program: a bundle, or a file that `jax.export` wrote, which takes the task's inputs.
+    """
+
+    candidate: Mapping[str, Any] = field(default_factory=dict)
+    seed: int = 0
+    checkpoint: Path | None = None
+    program: Path | None = None
+
+    @property
+    def words(self) -> str:
+        """What it is."""
+        if self.program is not None:
+            return f"the program {self.program.name}"
+        made = json.dumps(dict(self.candidate), sort_keys=True)
+        where = "" if self.checkpoint is None else f" of {self.checkpoint.name}"
+        return f"the model{where} {made}"
+
+
+def parse_teacher(plain: Mapping[str, Any], folders: Sequence[Path]) -> Teacher:
+    """A teacher from a config.
+
+    Args:
+        plain: the fields of `Teacher`; paths are relative to one of the folders.
+        folders: beside the config, and the current one.
+
+    Raises:
+        UsageError: a file is not there, or the fields do not go together.
+    """
+    if plain.get("program") and (plain.get("checkpoint") or plain.get("candidate")):
+        raise UsageError("a teacher is a program or a candidate, and both are given: leave one out")
+    if not plain.get("program") and not plain.get("candidate"):
+        raise UsageError("a teacher needs `candidate` (a model's configuration) or `program`")
+    return Teacher(
+        candidate=dict(plain.get("candidate") or {}),
+        seed=int(plain.get("seed") or 0),
+        checkpoint=_locate(plain.get("checkpoint"), folders),
+        program=_locate(plain.get("program"), folders),
+    )
+
+
+def _locate(path: str | None, folders: Sequence[Path]) -> Path | None:
+    if path is None:
+        return None
+    for folder in folders:
+        if (folder / path).exists():
+            return folder / path
+    raise UsageError(f"the teacher {path!r} is not there: looked in {', '.join(map(str, folders))}")
+
+
+def check_teacher(bench: Workbench, teacher: Teacher, outputs: tuple[int, ...]) -> None:
+    """Refuse a teacher that cannot teach, before anything is trained.
+
+    Args:
+        bench: the task.
+        teacher: of its students.
+        outputs: shape of a student's outputs for one example.
+
+    Raises:
+        UsageError: its outputs have another shape, or it does not take the task's inputs.
+    """
+    if teacher.program is not None:
+        found = _program(teacher.program)[1]
+    else:
+        space = parse_space(dict(teacher.candidate))
+        check_space(space, SETTINGS, bench.task.defaults, bench.task.name)
+        if teacher.candidate.get("distill"):
+            raise UsageError("a teacher must not be distilled itself: leave `distill` out of it")
+        found = tuple(bench.prepared(teacher.candidate).outputs.shape[1:])
+        model = bench.deployed(teacher.candidate)
+        if teacher.checkpoint is not None:
+            load_checkpoint(teacher.checkpoint, {**model.params, **_own_state(bench, teacher)})
+    if found != outputs:
+        raise UsageError(
+            f"a teacher must have outputs of its student's shape {outputs}, and "
+            f"{teacher.words} has {found}: the classes must be the same"
+        )
+
+
+def make_lesson(bench: Workbench, teacher: Teacher, run: Path | None = None) -> Lesson:
+    """The teacher's outputs over the training split, kept ones where there are any.
+
+    Args:
+        bench: the task.
+        teacher: its teacher.
+        run: a folder where they are kept besides the user's cache.
+
+    Raises:
+        UsageError: the teacher's training failed, or its program does.
+    """
+    key = _key(bench, teacher)
+    places = [cache_folder() / "teachers" / f"{key}.safetensors"]
+    if run is not None:
+        places.insert(0, run / "teacher.safetensors")
+    lesson = next(filter(None, (_load(place, key) for place in places)), None)
+    if lesson is None:
+        lesson = _teach(bench, teacher, key)
+    for place in places:
+        if _load(place, key) is None:
+            _save(place, lesson)
+    return lesson
+
+
+def cache_folder() -> Path:
+    """Where results that other runs can use are kept."""
+    if chosen := os.environ.get("PARETAX_CACHE"):
+        return Path(chosen)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "paretax"
+
+
+def _teach(bench: Workbench, teacher: Teacher, key: str) -> Lesson:
+    train, validation = bench.data.train, bench.data.validation
+    inner = None
+    if teacher.program is not None:
+        call, _ = _program(teacher.program)
+        outputs, checked = call(train.inputs), call(validation.inputs)
+    else:
+        evaluator = AccuracyEvaluator(bench)
+        if teacher.checkpoint is not None:
+            model = bench.deployed(teacher.candidate)
+            own = {**model.params, **_own_state(bench, teacher)}
+            weights: Any = load_checkpoint(teacher.checkpoint, own)
+            pipeline = bench.features(teacher.candidate).pipeline
+            weights |= {} if pipeline is None else dict(pipeline.arrays)
+        else:
+            weights = evaluator.train(teacher.candidate, teacher.seed)
+        outputs = evaluator.outputs(teacher.candidate, weights, train.inputs)
+        checked = evaluator.outputs(teacher.candidate, weights, validation.inputs)
+        inner = evaluator.inner(teacher.candidate, weights, train.inputs)
+    if not np.isfinite(outputs).all() or not np.isfinite(checked).all():
+        raise UsageError(f"{teacher.words} has outputs that are not finite: it cannot teach")
+    score = float(bench.task.metric.compute(checked, validation.targets))
+    return Lesson(key=key, teacher=teacher.words, outputs=outputs, inner=inner, score=score)
+
+
+def _own_state(bench: Workbench, teacher: Teacher) -> dict[str, jax.ShapeDtypeStruct]:
+    """The state of the model itself, without what preprocessing was fitted to."""
+    return dict(bench.prepared(teacher.candidate).state)
+
+
+def _program(path: Path) -> tuple[Any, tuple[int, ...]]:
+    """What computes outputs, and their shape for one example."""
+    if path.is_dir():
+        bundle = load_bundle(path)
+        return bundle, tuple(bundle.program.out_avals[0].shape[1:])
+    try:
+        exported = jax_export.deserialize(bytearray(path.read_bytes()))
+    except Exception as error:
+        raise UsageError(
+            f"{str(path)!r} is neither a bundle nor a program that jax.export wrote: {error}"
+        ) from error
+    if len(exported.in_avals) != 1 or len(exported.out_avals) != 1:
+        raise UsageError(
+            f"a teacher's program must take one array, the inputs, and give one, the outputs; "
+            f"{str(path)!r} takes {len(exported.in_avals)} and gives {len(exported.out_avals)}"
+        )
+    call = jax.jit(exported.call)
+    return lambda inputs: in_chunks(call, inputs), tuple(exported.out_avals[0].shape[1:])
+
+
+def _key(bench: Workbench, teacher: Teacher) -> str:
+    """A hash of the training examples, the teacher, its model's program, and the versions."""
+    digest = hashlib.sha256(bench.task.name.encode())
+    for split in (bench.data.train, bench.data.validation):
+        for array in (split.inputs, split.targets):
+            digest.update(f"{array.shape} {array.dtype}".encode())
+            digest.update(np.asarray(array, order="C").tobytes())
+    if teacher.program is not None:
+        source = teacher.program
+        digest.update(checksum(source / "manifest.json" if source.is_dir() else source).encode())
+    else:
+        prepared = bench.prepared(teacher.candidate)
+        key = jax.random.key(0)
+        shapes = prepared.params, prepared.state, prepared.features.shape(2)
+        programs = (
+            jax.make_jaxpr(prepared.model.init)(key),
+            jax.make_jaxpr(prepared.model.apply)(*shapes, key),
+            _loss_program(bench, prepared.outputs),
+        )
+        text = [str(program) for program in programs]
+        text.append(json.dumps([dict(teacher.candidate), teacher.seed], sort_keys=True))
+        digest.update("\n".join(text).encode())
+        if teacher.checkpoint is not None:
+            for file in sorted(p for p in [teacher.checkpoint, *teacher.checkpoint.rglob("*")]):
+                if file.is_file():
+                    digest.update(checksum(file).encode())
+    digest.update(json.dumps(versions(), sort_keys=True).encode())
+    return digest.hexdigest()[:32]
+
+
+def _loss_program(bench: Workbench, outputs: jax.ShapeDtypeStruct) -> Any:
+    targets = bench.data.train.targets
+    batch = jax.ShapeDtypeStruct((2, *targets.shape[1:]), targets.dtype)
+    return jax.make_jaxpr(bench.task.loss)(outputs, batch)
+
+
+def _save(path: Path, lesson: Lesson) -> None:
+    """Written beside and moved, so that a file is whole or not there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    arrays = {"outputs": np.asarray(lesson.outputs, order="C")}
+    if lesson.inner is not None:
+        arrays["inner"] = np.asarray(lesson.inner, order="C")
+    about = {"key": lesson.key, "teacher": lesson.teacher, "score": repr(lesson.score)}
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    save_file(arrays, draft, metadata=about)
+    draft.replace(path)
+
+
+def _load(path: Path, key: str) -> Lesson | None:
+    """A kept lesson; None where there is none of that key."""
+    if not path.is_file():
+        return None
+    with safe_open(path, framework="numpy") as file:
+        about = file.metadata() or {}
+        if about.get("key") != key:
+            return None
+        inner = file.get_tensor("inner") if "inner" in file.keys() else None  # noqa: SIM118
+        return Lesson(
+            key=key,
+            teacher=about["teacher"],
+            outputs=file.get_tensor("outputs"),
+            inner=inner,
+            score=float(about["score"]),
+        )

@@ -1,0 +1,38 @@
+"""Species of 344 penguins from five measurements, some of them missing (package palmerpenguins).
+
+K. B. Gorman, T. D. Williams and W. R. Fraser, "Ecological Sexual Dimorphism and Environmental
+Variability within a Community of Antarctic Penguins (Genus Pygoscelis)", PLoS ONE 9(3), 2014,
+doi:10.1371/journal.pone.0090081.
+
+Two birds have no measurement at all, and nine others no sex. They stay in the data as NaN, so a
+space for this task needs an imputation.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from flax import nnx
+from palmerpenguins import load_penguins
+
+from paretax.tasks.classification import classification, split
+from paretax.tasks.digits import MLP
+from paretax.tasks.task import Config, Data
+
+_MEASURED = ["bill_length_mm", "bill_depth_mm", "flipper_length_mm", "body_mass_g"]
+_SEXES = {"female": 0.0, "male": 1.0}
+_SPECIES = {"Adelie": 0, "Chinstrap": 1, "Gentoo": 2}
+
+
+def _load() -> Data:
+    table = load_penguins()
+    measured = table[_MEASURED].to_numpy(np.float32)
+    sex = table["sex"].map(_SEXES).to_numpy(np.float32)
+    labels = table["species"].map(_SPECIES).to_numpy(np.int32)
+    return split(np.column_stack([measured, sex]), labels)
+
+
+def _build(config: Config, rngs: nnx.Rngs) -> MLP:
+    return MLP(config["features"] if "features" in config else 5, config["width"], config["depth"], 3, rngs=rngs)
+
+
+task = classification("penguins", load=_load, build=_build, defaults={"width": 16, "depth": 1})

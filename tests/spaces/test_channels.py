@@ -1,0 +1,435 @@
+"""Groups of channels: what they hold, what is refused and why, and which channels go."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from paretax.errors import UsageError
+from paretax.spaces.channels import (
+    ChannelGroup,
+    Channels,
+    Member,
+    channel_masks,
+    channel_scores,
+    find_channels,
+    kept_indices,
+)
+
+if TYPE_CHECKING:
+    from tests.conftest import Net
+    from tests.spaces.conftest import Zoo
+
+
+def normal(seed: int, shape: tuple[int, ...]) -> jax.Array:
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
+
+
+def places(group: ChannelGroup) -> dict[str, set[tuple[int, int, int, str]]]:
+    found: dict[str, set[tuple[int, int, int, str]]] = {}
+    for m in group.members:
+        found.setdefault(m.array, set()).add((m.axis, m.outer, m.inner, m.role))
+    return found
+
+
+# Models of every kind -----------------------------------------------------------------------------
+
+
+def test_the_groups_of_a_model(zoo: Zoo) -> None:
+    channels = find_channels(zoo.predict, zoo.params, zoo.state, zoo.inputs)
+    assert {g.name: (g.kind, g.size) for g in channels.groups} == dict(zoo.groups)
+    assert list(channels.refused) == list(zoo.refused)
+    for weight, reason in zoo.refused.items():
+        assert reason in channels.refused[weight]
+
+
+def test_members_lie_within_their_arrays(zoo: Zoo) -> None:
+    arrays = {**zoo.params, **zoo.state}
+    for group in find_channels(zoo.predict, zoo.params, zoo.state, zoo.inputs).groups:
+        assert len(set(group.members)) == len(group.members)
+        assert any(member.role == "producer" for member in group.members)
+        for m in group.members:
+            assert m.outer * group.size * m.inner == arrays[m.array].shape[m.axis]
+
+
+@pytest.mark.parametrize("kind", ["nnx", "linen"])
+def test_members_of_a_residual_net_with_attention(
+    kind: str, request: pytest.FixtureRequest
+) -> None:
+    """The convolution and the attention's output are added, so they are one group."""
+    net: Net = request.getfixturevalue(f"{kind}_net")
+    channels = find_channels(net.model.predict, net.params, net.state, net.inputs)
+    stream = places(channels.groups[0])
+    parameter, producer = {(0, 1, 1, "parameter")}, "producer"
+    statistics = "norm/" if net.kind == "nnx" else "batch_stats/norm/"
+    assert stream == {
+        "conv/kernel": {(3, 1, 1, producer)},
+        "conv/bias": parameter,
+        "norm/scale": parameter,
+        "norm/bias": parameter,
+        f"{statistics}mean": parameter,
+        f"{statistics}var": parameter,
+        "attention/query/kernel": {(0, 1, 1, "consumer")},
+        "attention/key/kernel": {(0, 1, 1, "consumer")},
+        "attention/value/kernel": {(0, 1, 1, "consumer")},
+        "attention/out/kernel": {(2, 1, 1, producer)},
+        "attention/out/bias": parameter,
+        "out/kernel": {(0, 1, 1, "consumer")},
+    }
+    heads = channels.groups[1]
+    assert (heads.kind, heads.size) == ("heads", 2)
+    assert places(heads) == {
+        **{f"attention/{n}/kernel": {(1, 1, 1, producer)} for n in ("query", "key", "value")},
+        **{f"attention/{n}/bias": parameter for n in ("query", "key", "value")},
+        "attention/out/kernel": {(0, 1, 1, "consumer")},
+    }
+
+
+# Functions one at a time --------------------------------------------------------------------------
+
+B, T, I, C, O = 3, 2, 5, 6, 4  # noqa: E741
+PARAMS = {
+    "u": normal(0, (I, C)),
+    "v": normal(1, (C, C)),
+    "w": normal(2, (C, O)),
+    "b": normal(3, (C,)),
+}
+X = normal(4, (B, T, I))
+Function = Callable[[Any, Any], Any]
+
+
+def find(function: Function, params: Mapping[str, Any] = PARAMS, x: Any = X) -> Channels:
+    return find_channels(lambda p, s, x: function(p, x), params, {}, x)
+
+
+def test_inputs_and_outputs_are_no_channels() -> None:
+    channels = find(lambda p, x: x @ p["u"])
+    assert channels == Channels(groups=(), refused={"u": "it is an output of the model"})
+    channels = find(lambda p, x: x @ p["v"] + x, x=normal(0, (B, C)))
+    assert channels.refused == {"v": "it is an axis of the inputs"}
+
+
+def test_a_chain() -> None:
+    (group,) = find(lambda p, x: jnp.tanh(x @ p["u"] + p["b"]) @ p["w"]).groups
+    assert group == ChannelGroup(
+        name="u",
+        kind="channels",
+        size=C,
+        members=(
+            Member(array="b", axis=0, outer=1, inner=1, role="parameter"),
+            Member(array="u", axis=1, outer=1, inner=1, role="producer"),
+            Member(array="w", axis=0, outer=1, inner=1, role="consumer"),
+        ),
+    )
+
+
+def test_a_square_weight_in_a_residual_has_two_members() -> None:
+    def function(p: Any, x: Any) -> Any:
+        h = x @ p["u"]
+        return (h + h @ p["v"]) @ p["w"]
+
+    (group,) = find(function).groups
+    assert places(group)["v"] == {(0, 1, 1, "consumer"), (1, 1, 1, "producer")}
+
+
+def test_a_flattened_axis() -> None:
+    params = {"u": PARAMS["u"], "w": normal(0, (T * C, O))}
+    (group,) = find(lambda p, x: (x @ p["u"]).reshape(B, -1) @ p["w"], params).groups
+    assert places(group)["w"] == {(0, T, 1, "consumer")}
+    (group,) = find(
+        lambda p, x: (x @ p["u"]).transpose(0, 2, 1).reshape(B, -1) @ p["w"], params
+    ).groups
+    assert places(group)["w"] == {(0, 1, T, "consumer")}
+
+
+def test_heads_that_lie_in_one_axis() -> None:
+    """Flat weights, as in x @ w -> (heads, features)."""
+
+    def function(p: Any, x: Any) -> Any:
+        q, k, v = ((x @ p[n]).reshape(B, T, 3, 2) for n in "qkv")
+        weights = jax.nn.softmax(jnp.einsum("bthd,bshd->bhts", q, k))
+        return jnp.einsum("bhts,bshd->bthd", weights, v).reshape(B, T, C) @ p["w"]
+
+    params = {**{n: normal(i, (I, C)) for i, n in enumerate("qkv")}, "w": PARAMS["w"]}
+    heads, dots, values = find(function, params).groups
+    assert [(g.name, g.kind, g.size) for g in (heads, dots, values)] == [
+        ("q", "heads", 3),
+        ("q#2", "channels", 2),
+        ("v", "channels", 2),
+    ]
+    assert places(heads) == {
+        **{n: {(1, 1, 2, "producer")} for n in "qkv"},
+        "w": {(0, 1, 2, "consumer")},
+    }
+    assert places(dots) == {n: {(1, 3, 1, "producer")} for n in "qk"}
+    assert places(values) == {"v": {(1, 3, 1, "producer")}, "w": {(0, 3, 1, "consumer")}}
+
+
+def test_a_weight_that_does_both_is_a_producer() -> None:
+    params = {"table": normal(0, (I, C))}
+    (group,) = find(
+        lambda p, x: jnp.tanh(p["table"][x]) @ p["table"].T, params, jnp.array([[0, 1]])
+    ).groups
+    assert places(group) == {"table": {(1, 1, 1, "producer")}}
+
+
+def test_state_belongs_to_a_group() -> None:
+    def predict(p: Any, s: Any, x: Any) -> Any:
+        return (x @ p["u"] - s["mean"]) @ p["w"]
+
+    (group,) = find_channels(predict, PARAMS, {"mean": PARAMS["b"]}, X).groups
+    assert places(group)["mean"] == {(0, 1, 1, "parameter")}
+
+
+@jax.custom_vjp
+def twice(x: jax.Array) -> jax.Array:
+    return 2 * x
+
+
+twice.defvjp(lambda x: (2 * x, None), lambda _, g: (2 * g,))
+
+ALLOWED: dict[str, Function] = {
+    "jit": lambda p, x: jax.jit(lambda a, w: jnp.sin(a @ w))(x, p["u"]),
+    "checkpoint": lambda p, x: jax.checkpoint(lambda a, w: jnp.sin(a @ w))(x, p["u"]),
+    "custom_jvp": lambda p, x: jax.nn.relu(x @ p["u"]),
+    "custom_vjp": lambda p, x: twice(x @ p["u"]),
+    "cast weight": lambda p, x: x @ p["u"].astype(jnp.bfloat16),
+    "transposed weight": lambda p, x: jnp.einsum("bti,ic->btc", x, jnp.array(p["u"].T).T),
+    "where": lambda p, x: jnp.where(x @ p["u"] > 0, x @ p["u"], 0.5),
+    "broadcast": lambda p, x: (x @ p["u"]) * jnp.full((B, T, C), 2.0),
+    "reshaped weight": lambda p, x: (x @ p["u"]) * p["b"].reshape(1, 1, C),
+    "sum over tokens": lambda p, x: (x @ p["u"]).sum(axis=1, keepdims=True) + x @ p["u"],
+    "running sum over tokens": lambda p, x: jnp.cumsum(x @ p["u"], axis=1),
+    "token taken": lambda p, x: (x @ p["u"])[:, :1],
+    "token taken by number": lambda p, x: jax.lax.dynamic_slice(
+        x @ p["u"], (0, x[0, 0, 0].astype(int), 0), (B, 1, C)
+    ),
+    "tokens reversed, put together": lambda p, x: jnp.concatenate(
+        [x @ p["u"], p["u"][::-1][None]][:1], 1
+    ),
+    "tokens sorted": lambda p, x: jnp.sort(x @ p["u"], axis=1),
+    "largest token": lambda p, x: jnp.take((x @ p["u"]).max(axis=1), jnp.array([0]), axis=0),
+    "class token": lambda p, x: jnp.concatenate(
+        [jnp.broadcast_to(p["b"], (B, 1, C)), x @ p["u"]], axis=1
+    ),
+    "numbered tokens": lambda p, x: (x @ p["u"]) * jnp.arange(T)[:, None],
+    "power": lambda p, x: (x @ p["u"]) ** 3 + jnp.abs(x @ p["u"]),
+    "clamped": lambda p, x: jnp.clip(x @ p["u"], -1, 1),
+    "taken for its shape": lambda p, x: (x @ p["u"]) * jnp.ones_like((x @ p["u"])[..., :1]),
+    "barrier": lambda p, x: jax.lax.optimization_barrier(x @ p["u"]),
+    "pooled tokens": lambda p, x: jax.lax.reduce_window(
+        x @ p["u"], 0.0, jax.lax.add, (1, 2, 1), (1, 1, 1), "VALID"
+    ),
+}
+
+
+@pytest.mark.parametrize("how", ALLOWED)
+def test_these_can_go(how: str) -> None:
+    channels = find(lambda p, x: ALLOWED[how](p, x).astype(jnp.float32) @ p["w"])
+    assert [group.name for group in channels.groups] == ["u"]
+
+
+def scanned(p: Any, x: Any) -> Any:
+    return jax.lax.scan(lambda c, row: (c + row @ p["u"], None), jnp.zeros((T, C)), x)[0]
+
+
+def attend(p: Any, queries: Any, keys: Any, values: Any) -> Any:
+    return jnp.einsum("bts,bsc->btc", jnp.einsum("btc,bsc->bts", queries, keys), values)
+
+
+REFUSED: dict[str, tuple[Function, str]] = {
+    "layer norm": (lambda p, x: jax.nn.standardize(x @ p["u"]), "a reduction over it"),
+    "softmax": (lambda p, x: jax.nn.softmax(x @ p["u"]), "a reduction over it"),
+    "argmax": (lambda p, x: (x @ p["u"]) * (x @ p["u"]).argmax(-1)[..., None], "a reduction"),
+    "running sum": (lambda p, x: jnp.cumsum(x @ p["u"], axis=-1), "a running reduction"),
+    "reversed": (lambda p, x: (x @ p["u"])[..., ::-1], "it is reversed"),
+    "sorted": (lambda p, x: jnp.sort(x @ p["u"]), "it is sorted"),
+    "part": (lambda p, x: (x @ p["u"])[..., :3] @ jnp.ones((3, C)), "a part of it is taken"),
+    "put together": (
+        lambda p, x: jnp.concatenate([x @ p["u"], x], -1) @ jnp.ones((C + I, C)),
+        "a concatenation along it",
+    ),
+    "padded": (lambda p, x: jnp.pad(x @ p["u"], ((0, 0), (0, 0), (1, 1)))[..., 2:], "it is padded"),
+    "pooled": (
+        lambda p, x: jax.lax.reduce_window(
+            x @ p["u"], 0.0, jax.lax.add, (1, 1, 3), (1, 1, 1), "SAME"
+        ),
+        "a window slides along it",
+    ),
+    "numbered": (lambda p, x: (x @ p["u"]) * jax.lax.iota(jnp.float32, C), "it is numbered"),
+    "constant": (
+        lambda p, x: (x @ p["u"]) * np.arange(C, dtype=np.float32),
+        "a constant of the model has it",
+    ),
+    "looked up": (
+        lambda p, x: jnp.take(x @ p["u"], jnp.array([0, 0, 1, 2, 3, 4]), axis=-1),
+        "looked up by their number",
+    ),
+    "scan": (scanned, r"a loop or a branch \(scan\)"),
+    "cond": (
+        lambda p, x: jax.lax.cond(x[0, 0, 0] > 0, jnp.sin, jnp.cos, x @ p["u"]),
+        r"a loop or a branch \(cond\)",
+    ),
+    "no rule": (lambda p, x: jnp.fft.fft(x @ p["u"]).real, "fft, which has no rule"),
+    "split in two ways": (
+        lambda p, x: (
+            (x @ p["u"]).reshape(-1, 4).sum(1, keepdims=True).reshape(3, 3)[:1, :1, None]
+            * (x @ p["u"])
+        ),
+        "split in two ways",
+    ),
+    "no factor that is zero": (
+        lambda p, x: attend(p, jax.nn.sigmoid(x @ p["u"]), jnp.cos(x @ p["u"]), x @ p["u"]),
+        "a product of two activations sums over it",
+    ),
+    "not finite": (lambda p, x: jnp.log(jnp.abs(x @ p["u"])), "divided by zero"),
+    "divided": (lambda p, x: (x @ p["u"]) / p["b"], "divided by zero"),
+    "to a negative power": (lambda p, x: (x @ p["u"]) ** -2, "divided by zero"),
+    "all pairs": (
+        lambda p, x: jnp.einsum(
+            "bcd,bsd->bsc", jnp.einsum("btc,btd->bcd", x @ p["u"], x @ p["u"]), x @ p["u"]
+        ),
+        "two axes of one activation are it",
+    ),
+    "branched off to the output": (lambda p, x: x @ p["u"], "an output of the model"),
+}
+
+
+@pytest.mark.parametrize("how", REFUSED)
+def test_these_are_refused(how: str) -> None:
+    function, reason = REFUSED[how]
+
+    def predict(p: Any, x: Any) -> Any:
+        h = function(p, x)
+        return (h, h @ p["w"]) if how.startswith("branched") else h @ p["w"]
+
+    channels = find(predict)
+    assert channels.groups == ()
+    assert re.search(reason, channels.refused["u"])
+
+
+def test_a_zero_factor_makes_a_product_of_activations_exact() -> None:
+    """One side is enough."""
+    (group,) = find(
+        lambda p, x: attend(p, jax.nn.sigmoid(x @ p["u"]), x @ p["u"], x @ p["u"]) @ p["w"]
+    ).groups
+    assert group.name == "u"
+
+
+def test_a_name_that_is_used_twice() -> None:
+    with pytest.raises(UsageError, match="'u' in both"):
+        find_channels(lambda p, s, x: x @ p["u"], PARAMS, {"u": X}, X)
+
+
+# What goes ----------------------------------------------------------------------------------------
+
+
+def chain(p: Any, x: Any) -> Any:
+    return jnp.tanh(x @ p["u"] + p["b"]) @ p["w"]
+
+
+(GROUP,) = find(chain).groups
+
+
+def test_scores_are_norms_over_the_group() -> None:
+    u, w = np.asarray(PARAMS["u"]), np.asarray(PARAMS["w"])
+    naive = [np.sqrt((u[:, c] ** 2).sum() + (w[c] ** 2).sum()) for c in range(C)]
+    np.testing.assert_allclose(channel_scores(GROUP, PARAMS), naive, rtol=1e-6)
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (0, 2, 1)])
+def test_scores_of_flattened_members(order: tuple[int, int, int]) -> None:
+    def flattened(p: Any, x: Any) -> Any:
+        return (x @ p["u"]).transpose(order).reshape(B, -1) @ p["w"]
+
+    params = {"u": PARAMS["u"], "w": normal(0, (T * C, O))}
+    (group,) = find(flattened, params).groups
+    u, w = np.asarray(params["u"]), np.asarray(params["w"])
+    split = w.reshape(T, C, O) if order == (0, 1, 2) else w.reshape(C, T, O).swapaxes(0, 1)
+    naive = [np.sqrt((u[:, c] ** 2).sum() + (split[:, c] ** 2).sum()) for c in range(C)]
+    np.testing.assert_allclose(channel_scores(group, params), naive, rtol=1e-6)
+
+
+@settings(max_examples=30)
+@given(
+    values=st.lists(st.sampled_from([0.0, -1.0, 1.0, 0.5, 2.0]), min_size=C, max_size=C),
+    removed=st.integers(0, C - 1),
+)
+def test_exactly_the_least_important_go(values: list[float], removed: int) -> None:
+    params = {"u": jnp.array([values]), "w": jnp.zeros((C, 1)), "b": jnp.ones(C)}
+    left = sorted(sorted(range(C), key=lambda c: abs(values[c]))[removed:])
+    assert kept_indices(GROUP, params, removed).tolist() == left
+    masks = channel_masks([GROUP], params, {"u": removed})
+    assert {n: m.shape for n, m in masks.items()} == {"u": (1, C), "w": (C, 1), "b": (C,)}
+    for mask in masks.values():
+        assert np.flatnonzero(mask.ravel()).tolist() == left
+
+
+def test_blocks_of_neighbours_go_together() -> None:
+    params = {"u": jnp.array([[9.0, 0, 3, 4, 1, 7]]), "w": jnp.zeros((C, 1)), "b": jnp.ones(C)}
+    assert kept_indices(GROUP, params, 2, block=2).tolist() == [0, 1, 4, 5]
+    assert kept_indices(GROUP, params, 4, block=2).tolist() == [0, 1]
+    assert kept_indices(GROUP, params, 3, block=3).tolist() == [0, 1, 2]
+    masks = channel_masks([GROUP], params, {"u": 2}, block=2)
+    assert np.asarray(masks["b"]).tolist() == [True, True, False, False, True, True]
+
+
+def test_one_program_serves_all_counts() -> None:
+    traces = []
+
+    @jax.jit
+    def run(params: Any, count: Any) -> Any:
+        traces.append(count)
+        return channel_masks([GROUP], params, {"u": count})["b"]
+
+    for count in range(C):
+        kept = kept_indices(GROUP, PARAMS, count)
+        assert np.flatnonzero(run(PARAMS, count)).tolist() == kept.tolist()
+    assert len(traces) == 1
+
+
+def test_masks_of_several_groups_of_one_array() -> None:
+    channels = find(lambda p, x: jnp.sin(jnp.sin(x @ p["u"]) @ p["v"]) @ p["w"])
+    masks = channel_masks(channels.groups, PARAMS, {"u": 2, "v": 3})
+    first, second = (
+        kept_indices(g, PARAMS, n) for g, n in zip(channels.groups, (2, 3), strict=True)
+    )
+    rows, columns = np.isin(np.arange(C), first), np.isin(np.arange(C), second)
+    np.testing.assert_array_equal(masks["v"], rows[:, None] & columns)
+    assert "b" not in masks
+
+
+def test_only_given_arrays_have_masks() -> None:
+    assert list(channel_masks([GROUP], {n: PARAMS[n] for n in "uw"}, {"u": 1})) == ["u", "w"]
+    assert channel_masks([GROUP], PARAMS, {}) == {}
+
+
+@pytest.mark.parametrize(
+    ("removed", "block", "message"),
+    [
+        (6, 1, "would empty"),
+        (9, 1, "would empty"),
+        (-1, 1, "at least 0, got -1"),
+        (3, 2, "a multiple of 2, and at least 0, got 3"),
+        (2, 4, "block must divide the number of channels of 'u', 6, got 4"),
+        (2, 0, "got 0"),
+    ],
+)
+def test_counts_that_cannot_be(removed: int, block: int, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        channel_masks([GROUP], PARAMS, {"u": removed}, block=block)
+    with pytest.raises(UsageError, match=message):
+        kept_indices(GROUP, PARAMS, removed, block=block)
+
+
+def test_unknown_groups() -> None:
+    with pytest.raises(UsageError, match=r"unknown group of channels 'w'.* Valid: u"):
+        channel_masks([GROUP], PARAMS, {"w": 1})
