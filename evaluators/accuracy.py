@@ -31,7 +31,7 @@ from paretax.spaces.recipe import masks, steps_in_words
 from paretax.spaces.schedule import in_words
 from paretax.spaces.shrinking import shrink_arrays
 from paretax.spaces.storage import stored_bytes
-from paretax.spaces.structured import channel_block
+from paretax.spaces.structured import group_block
 from paretax.tasks import Arrays, Split
 
 _CHUNK = 512  # examples that are scored at a time
@@ -189,11 +189,8 @@ def _shrink(
     deployed: Deployed, candidate: Mapping[str, Any], params: Arrays, state: Arrays, learned: Arrays
 ) -> tuple[Arrays, Arrays, Arrays]:
     """The arrays without the channels that were removed."""
-    block = channel_block(candidate)
     kept = {
-        g.name: kept_indices(
-            g, params, deployed.removed[g.name], block=block if g.kind == "channels" else 1
-        )
+        g.name: kept_indices(g, params, deployed.removed[g.name], block=group_block(candidate, g))
         for g in deployed.groups
     }
     smaller: Arrays = {}

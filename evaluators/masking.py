@@ -12,7 +12,7 @@ from paretax.evaluators.cache import LeastRecentlyUsed
 from paretax.evaluators.workbench import Deployed, Prepared
 from paretax.spaces.channels import channel_masks
 from paretax.spaces.recipe import masks
-from paretax.spaces.structured import channel_block
+from paretax.spaces.structured import channel_block, group_block
 from paretax.tasks import Arrays
 
 
@@ -56,14 +56,16 @@ class Masker:
         counts = {}
         for name, site in deployed.sites.items():
             treatment = deployed.recipe.treatments[name]
-            final = treatment.count(site.size) / site.size
-            now = share * final if round_share is None else 1.0 - (1.0 - final) ** round_share
+            final = treatment.count(site.size)
+            now = share * final
+            if round_share is not None:
+                now = site.size * (1.0 - (1.0 - treatment.sparsity) ** round_share)
             whole = share == 1.0 or round_share == 1.0
-            counts[name] = treatment.count(site.size) if whole else round(site.size * now)
+            counts[name] = final if whole else min(final, round(now))
         blocks = {
             g.name: round(share * deployed.removed[g.name] / b) * b
             for g in deployed.groups
-            for b in [block if g.kind == "channels" else 1]
+            for b in [group_block(candidate, g)]
         }
         key = (
             prepared.key,

@@ -224,7 +224,8 @@ class Trainer:
         deployed = self._bench.deployed(run.candidate) if _prunes(run) else None
         grid: Grid = {}
         pruned = -1.0
-        for index, epoch in enumerate(timeline(run.candidate)):
+        laid = timeline(run.candidate)
+        for index, epoch in enumerate(laid):
             if (index + 1) * run.steps <= first:
                 continue
             if deployed is not None and epoch.pruned != pruned and epoch.pruned > 0:
@@ -245,7 +246,9 @@ class Trainer:
                     run, carry, index, epoch, order, begin, end, masks, grid
                 )
                 if not math.isfinite(loss):
-                    raise DivergedError(f"the training loss is {loss} in epoch {index + 1}")
+                    raise DivergedError(
+                        f"the training loss is {loss} in epoch {index + 1} of {len(laid)}"
+                    )
                 if index * run.steps + end == keep:
                     kept = jax.tree.map(jnp.copy, carry)
             if run.watch is not None:

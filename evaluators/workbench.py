@@ -19,7 +19,7 @@ from paretax.spaces.preprocessing import Pipeline
 from paretax.spaces.recipe import Recipe
 from paretax.spaces.shrinking import shrink, shrunk_shapes
 from paretax.spaces.sites import Arrays, Predict, Site, find_sites
-from paretax.spaces.structured import is_structured, removed_channels
+from paretax.spaces.structured import check_patterns, is_structured, removed_channels
 from paretax.tasks import Data, Model, Split, Task, build_model
 
 Shapes = Mapping[str, jax.ShapeDtypeStruct]
@@ -220,6 +220,8 @@ class Workbench:
         if key not in self._deployed:
             self._deployed[key] = self._smaller(prepared, removed)
         groups, predict, sites, params, state = self._deployed[key]
+        recipe = Recipe.of(candidate, sites)
+        check_patterns(candidate, recipe.patterns, groups, sites)
         return Deployed(
             key=key,
             predict=predict,
@@ -228,7 +230,7 @@ class Workbench:
             state=state,
             groups=groups,
             removed=removed,
-            recipe=Recipe.of(candidate, sites),
+            recipe=recipe,
         )
 
     def _smaller(self, prepared: Prepared, removed: Mapping[str, int]) -> tuple[Any, ...]:

@@ -128,7 +128,7 @@ def load_bundle(folder: Path) -> Bundle:
     program = jax_export.deserialize(bytearray((folder / PROGRAM).read_bytes()))
     try:
         arrays = _arrays(load_file(folder / WEIGHTS), manifest["weights"])
-    except (KeyError, TypeError, ValueError) as error:
+    except (ArithmeticError, KeyError, TypeError, ValueError) as error:
         raise BrokenBundleError(f"the manifest does not fit the stored arrays: {error}") from error
     taken = [(a.shape, a.dtype) for a in program.in_avals[:-1]]
     if taken != [(arrays[name].shape, arrays[name].dtype) for name in sorted(arrays)]:

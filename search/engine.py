@@ -96,7 +96,8 @@ def run_search(
             before = _before(out, plan)  # whoever had the journal until now may have added to it
         if before is None:
             journal.append(_header(plan))
-            if spec.lesson is not None:
+            if spec.lesson is not None and plan.teacher is not None:
+                make_lesson(plan.bench, plan.teacher, out)  # kept with the run as well
                 journal.append(_taught(spec.lesson))
         else:
             journal.append({"event": "resumed", "time": time.time(), "machine": machine()})

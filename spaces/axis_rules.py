@@ -49,6 +49,7 @@ class Use:
 
     @property
     def out_shape(self) -> tuple[Any, ...]:
+        """Of the first result."""
         return shape_of(self.eqn.outvars[0])
 
 

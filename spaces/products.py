@@ -179,7 +179,10 @@ def _product(eqn: JaxprEqn, weight: int, site: Site) -> Product:
 
     def run(inputs: jax.Array, weights: jax.Array, dtype: Any) -> jax.Array:
         if site.kind == "embedding":
-            found = eqn.primitive.bind(weights, inputs, **eqn.params)
+            params = dict(eqn.params)
+            if not jnp.issubdtype(weights.dtype, jnp.floating):
+                params["fill_value"] = 0  # past the end; whole numbers have no NaN
+            found = eqn.primitive.bind(weights, inputs, **params)
             return found.astype(dtype)  # type: ignore[no-any-return]
         operands = (inputs, weights) if weight == 1 else (weights, inputs)
         params = {**eqn.params, "preferred_element_type": jnp.dtype(dtype)}

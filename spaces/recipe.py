@@ -123,6 +123,11 @@ class Recipe:
         return cls(treatments={name: Treatment(shared=site.axes) for name, site in sites.items()})
 
     @property
+    def patterns(self) -> dict[str, tuple[int, int]]:
+        """The sites that are pruned N of M."""
+        return {n: t.pattern for n, t in self.treatments.items() if t.pattern is not None}
+
+    @property
     def sparse(self) -> bool:
         """Whether any weight is pruned."""
         return any(t.sparsity > 0 or t.pattern for t in self.treatments.values())

@@ -115,7 +115,7 @@ def find_sites(function: Callable[..., Any], params: Arrays, *rest: Any) -> dict
     _collect(closed.jaxpr, names, uses, 1)
     shape = getattr(rest[1], "shape", ()) if len(rest) > 1 else ()
     batch = max(int(shape[0]), 1) if shape else 1
-    dtypes = {name: str(jax.typeof(var).dtype) for var, name in names.items()}
+    dtypes = {name: str(var.aval.dtype) for var, name in names.items()}  # type: ignore[attr-defined]
     found = {}
     for name, sites in uses.items():
         first = sites[0]

@@ -6,6 +6,7 @@ Machine Learning Repository, 1993, doi:10.24432/C5DW2B.
 
 from __future__ import annotations
 
+import jax
 import numpy as np
 from flax import nnx
 from sklearn.datasets import load_breast_cancer
@@ -28,8 +29,8 @@ def _load() -> Data:
     )
 
 
-def _build(config: Config, rngs: nnx.Rngs) -> MLP:
-    return MLP(30, config["width"], config["depth"], 2, rngs=rngs)
+def _build(config: Config, rngs: nnx.Rngs, inputs: jax.ShapeDtypeStruct) -> MLP:
+    return MLP(inputs.shape[-1], config["width"], config["depth"], 2, rngs=rngs)
 
 
 task = classification("breast_cancer", load=_load, build=_build, defaults={"width": 16, "depth": 1})

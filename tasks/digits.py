@@ -47,8 +47,8 @@ def _load() -> Data:
     return split((inputs / 16.0).astype(np.float32), labels.astype(np.int32), validation=0.15)
 
 
-def _build(config: Config, rngs: nnx.Rngs) -> MLP:
-    return MLP(64, config["width"], config["depth"], 10, rngs=rngs)
+def _build(config: Config, rngs: nnx.Rngs, inputs: jax.ShapeDtypeStruct) -> MLP:
+    return MLP(inputs.shape[-1], config["width"], config["depth"], 10, rngs=rngs)
 
 
 task = classification("digits", load=_load, build=_build, defaults={"width": 64, "depth": 2})

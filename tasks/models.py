@@ -60,14 +60,14 @@ def build_model(task: Task, config: Mapping[str, Any], example: jax.ShapeDtypeSt
     built: list[Any] = []
 
     def make() -> Any:
-        model = call_build(task.build, config, nnx.Rngs(0))
+        model = call_build(task.build, config, nnx.Rngs(0), example)
         built.append(model)
         return nnx.state(model) if isinstance(model, nnx.Module) else ()
 
     jax.eval_shape(make)
     model = built[0]
     if isinstance(model, nnx.Module):
-        return _from_nnx(lambda key: call_build(task.build, config, nnx.Rngs(key)))
+        return _from_nnx(lambda key: call_build(task.build, config, nnx.Rngs(key), example))
     if isinstance(model, linen.Module):
         return _from_linen(model, example)
     if isinstance(model, tuple) and len(model) == 2 and all(callable(f) for f in model):

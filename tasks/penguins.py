@@ -10,17 +10,35 @@ space for this task needs an imputation.
 
 from __future__ import annotations
 
+import flax.linen as linen
+import jax
 import numpy as np
-from flax import nnx
 from palmerpenguins import load_penguins
 
 from paretax.tasks.classification import classification, split
-from paretax.tasks.digits import MLP
 from paretax.tasks.task import Config, Data
 
 _MEASURED = ["bill_length_mm", "bill_depth_mm", "flipper_length_mm", "body_mass_g"]
 _SEXES = {"female": 0.0, "male": 1.0}
 _SPECIES = {"Adelie": 0, "Chinstrap": 1, "Gentoo": 2}
+
+
+class MLP(linen.Module):
+    """`depth` hidden layers of `width` units with ReLU, then a linear layer to the species.
+
+    A linen module, which takes its number of inputs from the first batch: preprocessing may add
+    features (products, marks of missing values) or leave fewer of them.
+    """
+
+    width: int
+    depth: int
+
+    @linen.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Inputs (batch, features) to logits (batch, 3)."""
+        for i in range(self.depth):
+            x = linen.relu(linen.Dense(self.width, name=f"hidden_{i}")(x))
+        return linen.Dense(len(_SPECIES), name="out")(x)
 
 
 def _load() -> Data:
@@ -31,8 +49,8 @@ def _load() -> Data:
     return split(np.column_stack([measured, sex]), labels)
 
 
-def _build(config: Config, rngs: nnx.Rngs) -> MLP:
-    return MLP(config["features"] if "features" in config else 5, config["width"], config["depth"], 3, rngs=rngs)
+def _build(config: Config) -> MLP:
+    return MLP(width=config["width"], depth=config["depth"])
 
 
 task = classification("penguins", load=_load, build=_build, defaults={"width": 16, "depth": 1})

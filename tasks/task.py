@@ -38,8 +38,8 @@ class Data:
     """The three splits. The search sees `train` and `validation`; `test` is for the final front.
 
     Raises:
-        UsageError: an empty split, lengths or shapes that differ, infinity, NaN in targets, or labels of
-            a single class.
+        UsageError: an empty split, lengths or shapes that differ, infinite inputs, targets that are
+            not finite, or labels of a single class.
     """
 
     train: Split
@@ -139,6 +139,9 @@ class Task(Protocol):
                 argument works too; an nnx module's initial weights are then its own affair, and
                 do not follow the trial's seed.
 
+        A `build` may also take an argument `inputs`, the shape and dtype of a batch as the model
+        sees it: preprocessing changes the number of features.
+
         Returns:
             A flax.nnx module, a flax.linen module, or a pair of functions
             `(init(key, inputs) -> params, apply(params, inputs) -> outputs)`.
@@ -150,14 +153,20 @@ class Task(Protocol):
         ...
 
 
-def call_build(build: Callable[..., Any], config: Config, rngs: nnx.Rngs) -> Any:
-    """`build(config, rngs)`, or `build(config)` where it takes no more."""
+def call_build(
+    build: Callable[..., Any],
+    config: Config,
+    rngs: nnx.Rngs,
+    inputs: jax.ShapeDtypeStruct | None = None,
+) -> Any:
+    """`build(config, rngs, inputs)`, without those that it does not take."""
     parameters = inspect.signature(build).parameters
+    named = {"inputs": inputs} if "inputs" in parameters else {}
     if "rngs" in parameters:
-        return build(config, rngs=rngs)
-    if len(parameters) == 1:
-        return build(config)
-    return build(config, rngs)
+        return build(config, rngs=rngs, **named)
+    if len(parameters) - len(named) == 1:
+        return build(config, **named)
+    return build(config, rngs, **named)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,9 +184,11 @@ class SupervisedTask:
         """The arrays."""
         return self.load()
 
-    def build(self, config: Config, rngs: nnx.Rngs) -> Any:
+    def build(
+        self, config: Config, rngs: nnx.Rngs, inputs: jax.ShapeDtypeStruct | None = None
+    ) -> Any:
         """The model of a candidate."""
-        return call_build(self.model, config, rngs)
+        return call_build(self.model, config, rngs, inputs)
 
     def loss(self, outputs: jax.Array, targets: jax.Array) -> jax.Array:
         """The scalar that training minimises."""

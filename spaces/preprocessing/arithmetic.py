@@ -40,7 +40,7 @@ def parts(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def total(a: jax.Array, b: jax.Array) -> Pair:
-    """a + b without an error; `high` is the rounded sum."""
+    """The sum without an error; `high` is the rounded one."""
     s = a + b
     t = s - a
     return Pair(s, (a - (s - t)) + (b - t))
@@ -54,7 +54,7 @@ def halves(x: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def product(a: jax.Array, b: jax.Array) -> Pair:
-    """a b, to 2^-46 of itself."""
+    """The product, to 2^-46 of itself."""
     a_top, a_rest = halves(a)
     b_top, b_rest = halves(b)
     crossed = total(a_top * b_rest, a_rest * b_top)
@@ -63,19 +63,19 @@ def product(a: jax.Array, b: jax.Array) -> Pair:
 
 
 def times(a: Pair, b: Pair) -> Pair:
-    """a b, to about 2^-44 of itself."""
+    """The product, to about 2^-44 of itself."""
     whole = product(a.high, b.high)
     return total(whole.high, whole.low + (a.high * b.low + a.low * b.high))
 
 
 def plus(a: Pair, b: Pair) -> Pair:
-    """a + b, to about 2^-46 of the larger of the two; exact where both `low` are 0."""
+    """The sum, to about 2^-46 of the larger of the two; exact where both `low` are 0."""
     whole = total(a.high, b.high)
     return total(whole.high, whole.low + (a.low + b.low))
 
 
 def minus(a: Pair, b: Pair) -> Pair:
-    """a - b, as `plus`."""
+    """The difference a - b, with the error of `plus`."""
     return plus(a, Pair(-b.high, -b.low))
 
 

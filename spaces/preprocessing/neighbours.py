@@ -30,7 +30,6 @@ from paretax.spaces.preprocessing.arithmetic import (
     pair,
     parts,
     product,
-    rounded,
     times,
     total,
 )
@@ -40,7 +39,7 @@ _COARSE_BITS = 12  # the sum of up to 2^12 donors' coarse parts is exact in floa
 
 
 def _square_added(sum_: Pair, d: Pair) -> Pair:
-    """sum + d^2, from products that float32 holds exactly but for the last one."""
+    """The sum with d^2 added, from products that are exact but for the smallest."""
     top, rest = halves(d.high)
     first = total(sum_.high, top * top)
     second = total(first.high, 2 * (top * rest))
@@ -99,9 +98,9 @@ def _fill(arrays: Arrays, table: Pair, inputs: jax.Array) -> Pair:
         coarse, fine, known, fill = feature
         donor = usable & (known[order] > 0)
         near = donor & (jnp.cumsum(donor, axis=1, dtype=jnp.int32) <= arrays["neighbours"])
-        sums = (jnp.sum(jnp.where(near, a[order], 0.0), axis=1) for a in (coarse, fine))
+        whole, rest = (jnp.sum(jnp.where(near, a[order], 0.0), axis=1) for a in (coarse, fine))
         count = jnp.sum(near, axis=1).astype(jnp.float32)
-        return jnp.where(count > 0, _mean(*sums, jnp.maximum(count, 1.0)), fill)
+        return jnp.where(count > 0, _mean(whole, rest, jnp.maximum(count, 1.0)), fill)
 
     columns = (arrays["coarse"].T, arrays["fine"].T, arrays["known"].T, arrays["fill"])
     filled = jax.lax.map(column, columns).T

@@ -45,7 +45,8 @@ class Caps(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # scikit-lea
 
     def transform(self, table: np.ndarray) -> np.ndarray:
         """The table, clipped."""
-        return np.clip(table, self.low_.astype(np.float64), self.high_.astype(np.float64))
+        low, high = self.low_.astype(np.float64), self.high_.astype(np.float64)
+        return np.asarray(np.clip(table, low, high))
 
 
 def _clip(arrays: Arrays, table: Pair, inputs: jax.Array) -> Pair:

@@ -20,7 +20,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
-from sklearn.decomposition import PCA as Decomposition
+from sklearn import decomposition
 
 from paretax.errors import UsageError
 from paretax.spaces.dimensions import Setting, is_number, is_whole
@@ -35,7 +35,6 @@ from paretax.spaces.preprocessing.arithmetic import (
     total,
 )
 from paretax.spaces.preprocessing.technique import Arrays, Fitted, Sizes, Technique, Values
-
 
 _TOLERANCE = 4e-6
 """The last digit of the largest sum of magnitudes that is left to rounding."""
@@ -88,9 +87,9 @@ def _slices_needed(centred: np.ndarray, weights: np.ndarray) -> int:
 
 def _fit(values: Values, table: np.ndarray, targets: np.ndarray) -> Fitted:
     asked = values["pca"]
-    decomposition = Decomposition(n_components=asked, svd_solver="full").fit(table)
-    centred = table - decomposition.mean_
-    weights = decomposition.components_.T
+    fitted = decomposition.PCA(n_components=asked, svd_solver="full").fit(table)
+    centred = table - fitted.mean_
+    weights = fitted.components_.T
     features, components = weights.shape
     count, bits = _slices_needed(centred, weights), _bits(features)
     unit = _power_of_two(np.abs(centred).max(axis=0)) * 2.0**-bits
@@ -100,8 +99,8 @@ def _fit(values: Values, table: np.ndarray, targets: np.ndarray) -> Fitted:
     for i in range(count):
         slices[i] = np.round(tail / step) * step
         tail, step = tail - slices[i], step * 2.0**-bits
-    center, center_low = parts(decomposition.mean_)
-    share = decomposition.explained_variance_ratio_.sum()
+    center, center_low = parts(fitted.mean_)
+    share = fitted.explained_variance_ratio_.sum()
     return Fitted(
         arrays={
             "center": center,
@@ -111,7 +110,7 @@ def _fit(values: Values, table: np.ndarray, targets: np.ndarray) -> Fitted:
             **({"slices": slices.astype(np.float32)} if count else {}),
         },
         apply=_project,
-        reference=lambda table, inputs: np.asarray(decomposition.transform(table)),
+        reference=lambda table, inputs: np.asarray(fitted.transform(table)),
         words=f"pca: {components} components of {features} features, {share:.3g} of the variance",
     )
 

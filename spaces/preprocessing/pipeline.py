@@ -11,6 +11,11 @@ components, and last the columns that mark missing values.
 - The marks of missing values are 0 and 1 already, and a component of them would mean nothing; so
   no step touches, drops or counts them.
 
+Filled values and caps are rounded to float32, in the program and in the reference: up to the
+transformation the table is one that float32 holds exactly. A chain of float64 tables gives the same
+to float32's precision, but where rounding makes two values equal their ranks (`transformation:
+quantile`) become one.
+
 Tables (examples, features) may have any of these. Images (examples, height, width, channels) and
 series (examples, steps, channels) have those that treat each channel alike: the statistics are over
 examples and positions. The last axis is the channels.
@@ -34,6 +39,7 @@ from paretax.spaces.preprocessing.arithmetic import pair, rounded
 from paretax.spaces.preprocessing.technique import Apply, Sizes, Technique, Values
 from paretax.spaces.preprocessing.techniques import SETTINGS, TECHNIQUES
 
+_LARGEST = np.finfo(np.float32).max
 _Reference = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
@@ -190,13 +196,19 @@ def fit(config: Mapping[str, Any], inputs: np.ndarray, targets: np.ndarray) -> P
             are no numbers or beyond float32, or what scikit-learn cannot fit.
 
     Example:
-        >>> pipeline = fit({"normalization": "standard"}, np.array([[1.0], [3.0]]), np.array([0, 1]))
+        >>> inputs, targets = np.array([[1.0], [3.0]]), np.array([0, 1])
+        >>> pipeline = fit({"normalization": "standard"}, inputs, targets)
         >>> pipeline.steps
         ('normalise: standard, mean 0 and deviation 1',)
         >>> pipeline.apply(pipeline.arrays, np.array([[3.0], [5.0]])).tolist()
         [[1.0], [3.0]]
     """
     inputs, targets = np.asarray(inputs), np.asarray(targets)
+    if len(inputs) == 0 or len(inputs) != len(targets):
+        raise UsageError(
+            "preprocessing needs at least one example, and a target for each, got "
+            f"{len(inputs)} and {len(targets)}"
+        )
     _check_numbers(inputs)
     missing = inputs.dtype.kind == "f" and bool(np.isnan(inputs).any())
     check(config, inputs.shape[1:], missing, len(inputs), targets)
@@ -217,13 +229,10 @@ def fit(config: Mapping[str, Any], inputs: np.ndarray, targets: np.ndarray) -> P
             try:
                 fitted = technique.fit(values, source.copy(), targets)
                 table = fitted.reference(table.copy(), rows)
-            except UsageError:
-                raise
-            except ValueError as error:
-                raise UsageError(
-                    f"{technique.place} {values[technique.place]!r} does not fit these inputs, "
-                    f"leave it out: {error}"
-                ) from error
+            except (ValueError, RuntimeError) as error:
+                raise _unfit(technique, values, error) from error
+        if not all(_in_float32(a) for a in (table, *fitted.arrays.values())):
+            raise _unfit(technique, values, "it gives numbers beyond float32")
         arrays |= {_name(technique.place, name): a for name, a in fitted.arrays.items()}
         steps.append(fitted.words)
         program.append((technique.place, fitted.apply))
@@ -242,12 +251,27 @@ def _rows(inputs: np.ndarray) -> np.ndarray:
     return inputs.astype(np.float32).astype(np.float64).reshape(-1, inputs.shape[-1])
 
 
+def _in_float32(array: np.ndarray) -> bool:
+    """Whether no number is NaN, infinite or too large."""
+    return bool((np.abs(array) <= _LARGEST).all())
+
+
+def _unfit(technique: Technique, values: Values, reason: object) -> UsageError:
+    return UsageError(
+        f"{technique.place} {values[technique.place]!r} does not fit these inputs ({reason}): "
+        "leave it out"
+    )
+
+
 def _check_numbers(inputs: np.ndarray) -> None:
     if inputs.dtype.kind not in "fiub":
-        raise UsageError(f"preprocessing needs numbers, got inputs of type {inputs.dtype}")
-    largest = np.finfo(np.float32).max
-    if inputs.size and inputs.dtype.kind == "f" and np.nanmax(np.abs(inputs), initial=0) > largest:
         raise UsageError(
-            f"preprocessing needs inputs that float32 holds, up to {largest:g}, got "
-            f"{np.nanmax(np.abs(inputs)):g}: rescale them in the task"
+            f"preprocessing needs numbers, got inputs of type {inputs.dtype}: encode them in the "
+            "task"
+        )
+    largest = np.nanmax(np.abs(inputs), initial=0)
+    if largest > _LARGEST:
+        raise UsageError(
+            f"preprocessing needs inputs that float32 holds, up to {_LARGEST:g}, got {largest:g}: "
+            "rescale them in the task"
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -59,6 +59,20 @@ def bench() -> Workbench:
 def image_bench() -> Workbench:
     """Toy images and a small convolutional model."""
     return Workbench(images)
+
+
+@pytest.fixture
+def compiled() -> Iterator[list[str]]:
+    """The names of the functions that XLA compiles meanwhile."""
+    names: list[str] = []
+
+    def note(event: str, seconds: float, **about: Any) -> None:
+        if event == "/jax/core/compile/backend_compile_duration":
+            names.append(str(about.get("fun_name")))
+
+    jax.monitoring.register_event_duration_secs_listener(note)
+    yield names
+    jax.monitoring.unregister_event_duration_listener(note)
 
 
 Recorded = list[tuple[np.ndarray, np.ndarray]]

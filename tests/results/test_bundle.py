@@ -142,6 +142,11 @@ def test_the_manifest_says_what_the_bundle_is(searched: Run, exported: Path, tri
     assert manifest["candidate"] == dict(trial.candidate)
     assert manifest["candidate_id"] == trial.candidate.id
     assert manifest["measurements"] == [m.to_json() for m in trial.measurements]
+    whole = trial.candidate["quantize"]
+    limits = manifest["weights"]["input_limits"]
+    assert limits == (dict.fromkeys(manifest["weights"]["layouts"], 127.0) if whole else {})
+    for layout in manifest["weights"]["layouts"].values():
+        assert layout["number"] == ("int" if whole else "float32")
     assert manifest["program"] == {
         "platform": "cpu",
         "inputs": ["batch", 30],
@@ -179,7 +184,7 @@ def test_the_stored_arrays_are_as_narrow_as_they_were_counted(whole: Path) -> No
     assert any(name.endswith(".bitmap") for name in stored)
     layouts = json.loads((whole / MANIFEST).read_text("utf-8"))["weights"]["layouts"]
     for name, form in layouts.items():
-        assert form["bits"] == 3
+        assert (form["number"], form["bits"]) == ("int", 3)
         assert stored[name].dtype == np.uint8
         assert stored[name].nbytes == -(-form["stored"] * 3 // 8)
 
@@ -334,7 +339,10 @@ def test_an_edited_manifest_is_noticed(copied: Path, change: Edit, message: str)
 
 @pytest.mark.parametrize(
     "path",
-    ["task", "test", "test.value", "program.inputs", "weights", "weights.layouts", "checksums"],
+    [
+        *("task", "test", "test.value", "program.inputs", "checksums"),
+        *("weights", "weights.layouts", "weights.input_limits"),
+    ],
 )
 def test_a_manifest_that_lacks_something_is_broken(copied: Path, path: str) -> None:
     def drop(manifest: dict[str, Any]) -> None:
@@ -365,9 +373,16 @@ def _each_layout(**changes: object) -> Edit:
         _each_layout(form="dense"),
         _each_layout(colour="red"),
         lambda m: m["weights"].update(layouts={}),
-        lambda m: m["weights"].update(input_limit="many"),
+        _each_layout(number="float32"),
+        _each_layout(number="roman"),
+        lambda m: m["weights"].update(input_limits={}),
+        lambda m: m["weights"].update(input_limits="many"),
+        lambda m: m["weights"].update(input_limits=dict.fromkeys(m["weights"]["layouts"], "x")),
     ],
-    ids=["shape", "stored", "bits", "form", "unknown", "none", "limit"],
+    ids=[
+        *("shape", "stored", "bits", "form", "unknown", "none"),
+        *("number", "unknown number", "no limits", "limits", "limit"),
+    ],
 )
 def test_a_layout_that_does_not_fit_the_file_is_broken(copied: Path, change: Edit) -> None:
     edit(copied, change)
@@ -391,7 +406,7 @@ def test_a_manifest_that_is_not_json_is_refused(copied: Path, content: bytes) ->
 @pytest.mark.parametrize("form", [None, FORMAT + 1, "1", [1]])
 def test_a_bundle_of_another_format_is_refused(copied: Path, form: object) -> None:
     edit(copied, lambda m: m.update(format=form))
-    with pytest.raises(UsageError, match=r"has bundle format .* reads format 1"):
+    with pytest.raises(UsageError, match=rf"has bundle format .* reads format {FORMAT}"):
         load_bundle(copied)
     (copied / MANIFEST).write_text("[]")
     with pytest.raises(UsageError, match="has bundle format None"):

@@ -14,7 +14,14 @@ from paretax.errors import UsageError
 from paretax.evaluators import Measurement, Objective, Provenance, Reason
 from paretax.results import Run, Trial
 from paretax.results import run as run_module
-from paretax.results.run import apply_event, front, load_weights, save_weights, weights_file
+from paretax.results.run import (
+    apply_event,
+    front,
+    latest,
+    load_weights,
+    save_weights,
+    weights_file,
+)
 from paretax.spaces import Candidate
 
 Plain = dict[str, Any]
@@ -81,6 +88,27 @@ def test_a_trained_trial_keeps_what_was_scored() -> None:
     assert trials[7].done
     assert not trials[8].done  # the other one is as it was
     assert not trials[8].measurements
+
+
+def test_a_later_measurement_of_a_quantity_takes_the_place_of_the_earlier() -> None:
+    """A size that was modelled before training is known exactly after it."""
+    other = {**SIZE, "target": "cpu"}
+    exact = {**SIZE, "value": 8.0}
+    scored = {"event": "scored", "trial": 7, "measurements": [SIZE, other]}
+    trained = {"event": "trained", "trial": 7, "measurements": [ACCURACY, exact]}
+    found = applied(ASKED, scored, trained)[7].measurements
+    assert [(m.objective, m.target, m.value) for m in found] == [
+        ("size", "cpu", 9.0),
+        ("accuracy", None, 0.5),
+        ("size", None, 8.0),
+    ]
+    size = Objective(
+        name="size", unit="bytes", direction="minimize", target=None, known_before_training=True
+    )
+    trial = applied(ASKED, scored, trained)[7]
+    assert trial.measured(size).value == 8.0
+    assert latest((), found) == found
+    assert latest(found, ()) == found
 
 
 def test_a_metric_beyond_its_limit_counts_as_trained_and_not_as_valid() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import flax.linen as linen
@@ -336,3 +337,86 @@ def zoo(request: pytest.FixtureRequest) -> Zoo:
         refused=refused,
         tolerance=2e-2 if kind == "mixed" else 1e-5,
     )
+
+
+# Models to compress -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Example:
+    """A model with arrays, of which none is constant, and a batch of five inputs."""
+
+    predict: Callable[..., Any]
+    params: Arrays
+    state: Arrays
+    inputs: jax.Array
+
+
+class NnxStack(nnx.Module):
+    """Look-ups, three blocks of attention and an MLP under one scan, and an output layer."""
+
+    def __init__(self, rngs: nnx.Rngs) -> None:
+        @nnx.split_rngs(splits=3)
+        @nnx.vmap(in_axes=(0,), out_axes=0)
+        def stacked(rngs: nnx.Rngs) -> NnxStackBlock:
+            return NnxStackBlock(rngs)
+
+        self.embed = nnx.Embed(11, 8, rngs=rngs)
+        self.blocks = stacked(rngs)
+        self.out = nnx.Linear(8, 3, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        @nnx.scan(in_axes=(nnx.Carry, 0), out_axes=nnx.Carry)
+        def deeper(x: jax.Array, block: NnxStackBlock) -> jax.Array:
+            return block(x)
+
+        return self.out(deeper(self.embed(x), self.blocks).mean(axis=1))
+
+
+class NnxStackBlock(nnx.Module):
+    def __init__(self, rngs: nnx.Rngs) -> None:
+        self.attention = nnx.MultiHeadAttention(2, 8, decode=False, rngs=rngs)
+        self.norm = nnx.LayerNorm(8, rngs=rngs)
+        self.up = nnx.Linear(8, 16, rngs=rngs)
+        self.down = nnx.Linear(16, 8, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = x + self.attention(x)
+        return x + self.down(nnx.relu(self.up(self.norm(x))))
+
+
+class LinenStackBlock(linen.Module):
+    @linen.compact
+    def __call__(self, x: jax.Array, _: None) -> tuple[jax.Array, None]:
+        x = x + linen.MultiHeadDotProductAttention(2, name="attention")(x)
+        y = linen.relu(linen.Dense(16, name="up")(linen.LayerNorm(name="norm")(x)))
+        return x + linen.Dense(8, name="down")(y), None
+
+
+class LinenStack(linen.Module):
+    @linen.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = linen.Embed(11, 8, name="embed")(x)
+        scanned = linen.scan(
+            LinenStackBlock, variable_axes={"params": 0}, split_rngs={"params": True}, length=3
+        )
+        x, _ = scanned(name="blocks")(x, None)
+        return linen.Dense(3, name="out")(x.mean(axis=1))
+
+
+STACKS: dict[str, tuple[Any, Any, tuple[int, ...]]] = {"stack": (NnxStack, LinenStack, TOKENS)}
+
+
+@pytest.fixture(scope="session")
+def example() -> Callable[[str], Example]:
+    """A model by name, such as "cnn-nnx" or "stack-linen"."""
+
+    @cache
+    def make(name: str) -> Example:
+        kind, api = name.split("-")
+        in_nnx, in_linen, shape = STACKS[kind] if kind in STACKS else KINDS[kind][:3]
+        build = (lambda config, rngs: in_nnx(rngs)) if api == "nnx" else (lambda config: in_linen())
+        model, params, state, inputs = _make(build, shape)
+        return Example(predict=model.predict, params=params, state=state, inputs=inputs)
+
+    return make

