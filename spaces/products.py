@@ -80,7 +80,7 @@ def replace_products(
         named = zip(closed.jaxpr.invars, order, strict=False)
         names = {var: name for var, name in named if name in sites}
         replay = _Replay({name: site.slice for name, site in sites.items()}, handler, join)
-        outputs, notes = replay.run(closed.jaxpr, closed.consts, args, names)
+        outputs, notes, _ = replay.run(closed.jaxpr, closed.consts, args, names)
         return jax.tree.unflatten(jax.tree.structure(out_shape), outputs), notes
 
     return run
@@ -98,7 +98,8 @@ class _Replay:
         consts: Sequence[Any],
         args: Sequence[Any],
         names: Mapping[Var, str],
-    ) -> tuple[list[Any], Notes]:
+    ) -> tuple[list[Any], Notes, list[str | None]]:
+        """The outputs, the notes, and which outputs are operands that were only handed through."""
         values: dict[Var, Any] = dict(zip(jaxpr.constvars, consts, strict=True))
         values.update(zip(jaxpr.invars, args, strict=True))
         names, notes = dict(names), Notes()
@@ -117,27 +118,30 @@ class _Replay:
                 names[eqn.outvars[0]] = str(named[0])
                 results = given
             else:
-                results, noted = self._apply(eqn, given, named)
+                results, noted, handed = self._apply(eqn, given, named)
+                names.update({v: n for v, n in zip(eqn.outvars, handed, strict=True) if n})
                 for name, note in noted.items():
                     notes[name] = self.join(notes[name], note) if name in notes else note
             values.update(zip(eqn.outvars, results, strict=True))
-        return [read(var) for var in jaxpr.outvars], notes
+        handed = [name_of(var, names) for var in jaxpr.outvars]
+        return [read(var) for var in jaxpr.outvars], notes, handed
 
     def _apply(
         self, eqn: JaxprEqn, given: Sequence[Any], named: Sequence[str | None]
-    ) -> tuple[Sequence[Any], Notes]:
+    ) -> tuple[Sequence[Any], Notes, Sequence[str | None]]:
         """An equation that takes at least one site's weight."""
         called = called_jaxpr(eqn)
         if called is not None:
             passed = {v: n for v, n in zip(called.jaxpr.invars, named, strict=True) if n}
             return self.run(called.jaxpr, called.consts, given, passed)
         if eqn.primitive.name == "scan":
-            return self._scan(eqn, given, named)
+            results, notes = self._scan(eqn, given, named)
+            return results, notes, [None] * len(results)
         weight = next(i for i, n in enumerate(named) if n)
         name = str(named[weight])
         inputs = given[1] if self.sites[name].kind == "embedding" else given[1 - weight]
         result, note = self.handler(_product(eqn, weight, self.sites[name]), inputs, given[weight])
-        return [result], {name: note}
+        return [result], {name: note}, [None]
 
     def _scan(
         self, eqn: JaxprEqn, given: Sequence[Any], named: Sequence[str | None]
@@ -153,7 +157,7 @@ class _Replay:
 
         def body(carry: Any, sliced: Any) -> Any:
             args = [*consts, *carry, *sliced]
-            outputs, notes = self.run(closed.jaxpr, closed.consts, args, passed)
+            outputs, notes, _ = self.run(closed.jaxpr, closed.consts, args, passed)
             return outputs[:carried], (outputs[carried:], notes)
 
         carry, (stacked, notes) = jax.lax.scan(

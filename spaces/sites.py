@@ -112,10 +112,12 @@ def find_sites(function: Callable[..., Any], params: Arrays, *rest: Any) -> dict
     closed = jax.make_jaxpr(function)(params, *rest)
     uses: dict[str, list[Site | None]] = {}
     names = dict(zip(closed.jaxpr.invars, sorted(params), strict=False))
-    _collect(closed.jaxpr, names, uses, 1)
+    for name in _collect(closed.jaxpr, names, uses, 1):
+        if name:  # an output of the model
+            uses.setdefault(name, []).append(None)
     shape = getattr(rest[1], "shape", ()) if len(rest) > 1 else ()
     batch = max(int(shape[0]), 1) if shape else 1
-    dtypes = {name: str(var.aval.dtype) for var, name in names.items()}  # type: ignore[attr-defined]
+    dtypes = {name: str(var.aval.dtype) for var, name in names.items()}
     found = {}
     for name, sites in uses.items():
         first = sites[0]
@@ -130,7 +132,8 @@ def _collect(
     names: dict[Var, str],
     uses: dict[str, list[Site | None]],
     times: int,
-) -> None:
+) -> list[str | None]:
+    """Add the uses of parameters in a program; returns which of them its outputs are."""
     names = dict(names)
     for eqn in jaxpr.eqns:
         named = [name_of(var, names) for var in eqn.invars]
@@ -138,9 +141,10 @@ def _collect(
             names[eqn.outvars[0]] = named[0]
             continue
         called = called_jaxpr(eqn)
-        if called is not None:  # a weight that it only hands through counts as used otherwise
+        if called is not None:
             inner = zip(called.jaxpr.invars, named, strict=True)
-            _collect(called.jaxpr, {v: n for v, n in inner if n}, uses, times)
+            handed = _collect(called.jaxpr, {v: n for v, n in inner if n}, uses, times)
+            names.update({v: n for v, n in zip(eqn.outvars, handed, strict=True) if n})
             continue
         if eqn.primitive.name == "scan":
             _collect_scan(eqn, named, uses, times)
@@ -150,9 +154,7 @@ def _collect(
             if name:
                 site = _site(eqn, i, name, times) if i == weight else None
                 uses.setdefault(name, []).append(site)
-    for var in jaxpr.outvars:
-        if name := name_of(var, names):
-            uses.setdefault(name, []).append(None)
+    return [name_of(var, names) for var in jaxpr.outvars]
 
 
 def _collect_scan(
@@ -174,7 +176,9 @@ def _collect_scan(
             names[var] = name
             ways.setdefault(name, set()).add(i >= first)
     found: dict[str, list[Site | None]] = {}
-    _collect(inner, names, found, times * length)
+    for name in _collect(inner, names, found, times * length):
+        if name:
+            found.setdefault(name, []).append(None)
     for name, sites in found.items():
         for site in sites:
             if site is not None and ways[name] == {True}:

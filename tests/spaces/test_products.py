@@ -430,7 +430,7 @@ NOT_FOUND: dict[str, Function] = {
         jax.lax.while_loop(lambda c: c.max() < 9, lambda c: c @ p["u"] + 1, x) @ p["w"]
     ),
     "squared": lambda p, x: x @ p["w"] + (p["u"] @ p["u"])[0],
-    "handed through": lambda p, x: x @ jax.jit(lambda w: w)(p["u"]) @ p["w"],
+    "an output": lambda p, x: (x @ p["w"], jax.jit(lambda w: w)(p["u"])),
     "unused": lambda p, x: x @ p["w"],
     "in one jit as a site, in another not": lambda p, x: (
         jax.jit(jnp.dot)(x, p["u"]) @ p["w"] + jax.jit(jnp.sum)(p["u"])
@@ -444,6 +444,28 @@ def test_these_are_none(how: str) -> None:
     function = NOT_FOUND[how]
     sites = find_sites(lambda p, s, x: function(p, x), PARAMS, {}, X)
     assert list(sites) == ["w"]
+    run = replace_products(lambda p, s, x: function(p, x), sites, scaled)
+    jax.tree.map(close, run(PARAMS, {}, X)[0], function(PARAMS, X))
+
+
+@jax.checkpoint
+def _hands_back(x: Any, w: Any) -> Any:
+    """As nnx.remat does, a call that returns its parameters as well."""
+    return x @ w, w
+
+
+HANDED = {
+    "by a call": lambda p, x: x @ jax.jit(lambda w: w)(p["u"]) @ p["w"],
+    "by a checkpoint": lambda p, x: _hands_back(x, p["u"])[0] @ p["w"],
+    "and used again": lambda p, x: jnp.dot(*_hands_back(x, p["u"])) @ p["w"],
+}
+
+
+@pytest.mark.parametrize("how", HANDED)
+def test_a_weight_that_is_handed_through_stays_a_weight(how: str) -> None:
+    function = HANDED[how]
+    sites = find_sites(lambda p, s, x: function(p, x), PARAMS, {}, X)
+    assert sorted(sites) == ["u", "w"]
     run = replace_products(lambda p, s, x: function(p, x), sites, scaled)
     jax.tree.map(close, run(PARAMS, {}, X)[0], function(PARAMS, X))
 

@@ -56,7 +56,9 @@ def test_groups_of_a_model_without_sites() -> None:
 
 @pytest.mark.parametrize("where", ["(", "[a", "*", "a{2,1}"])
 def test_what_is_no_regular_expression(where: str) -> None:
-    with pytest.raises(UsageError, match=r"neither a group of sites .attention, mlp, .*last. nor a"):
+    with pytest.raises(
+        UsageError, match=r"neither a group of sites .attention, mlp, .*last. nor a"
+    ):
         matching(where, SITES)
 
 
