@@ -29,7 +29,7 @@ def main() -> None:
     config = load_config(CONFIG)
     if given.quick:
         config = config.model_copy(
-            update={"budget": config.budget.model_copy(update={"trials": 32})}
+            update={"budget": config.budget.model_copy(update={"trials": 24})}
         )
     assert config.teacher is not None
     baseline: dict[str, Any] = dict(config.teacher.candidate or {})

@@ -442,7 +442,7 @@ def _looped(step: Callable[..., Any], in_python: bool) -> Callable[..., Any]:
 
 
 def _is_whole(recipe: Recipe, learned: str) -> bool:
-    """Whether a learned step is of a site that computes with whole numbers; others learn nothing."""
+    """Whether a learned step is of a site with whole numbers; others learn nothing."""
     treatment = recipe.treatments[learned.rpartition(".")[0]]
     return treatment.weights_quantized or treatment.inputs_quantized
 

@@ -222,6 +222,15 @@ class Workbench:
         groups, predict, sites, params, state = self._deployed[key]
         recipe = Recipe.of(candidate, sites)
         check_patterns(candidate, recipe.patterns, groups, sites)
+        if (
+            removed
+            and candidate.get("qat") == "lsq"
+            and any(t.group is not None for t in recipe.treatments.values())
+        ):
+            raise UsageError(
+                "qat: lsq with weight_scales: group learns a step for each group of inputs, and "
+                "removed channels would cut through groups: use weight_scales: channel, or qat: ste"
+            )
         return Deployed(
             key=key,
             predict=predict,

@@ -15,24 +15,33 @@ from paretax.spaces.dimensions import Setting, check_space
 from paretax.spaces.operators import complete, crossover, mutate, neighbours
 from paretax.spaces.parameters import Categorical, Float, Integer, Ordinal, Parameter, Value
 from paretax.spaces.parsing import dump_space, parse_space
+from paretax.spaces.rules import setting_of
 from paretax.spaces.space import Size, Space
 
-SETTINGS: tuple[Setting, ...] = tuple(
-    setting
-    for dimension in (
-        preprocessing,
-        training,
-        pruning,
-        structured,
-        quantization,
-        distillation,
-        schedule,
-    )
-    for setting in dimension.SETTINGS
-)
+DIMENSIONS: dict[str, tuple[Setting, ...]] = {
+    "preprocessing": preprocessing.SETTINGS,
+    "training": training.SETTINGS,
+    "pruning": (*pruning.SETTINGS, *structured.SETTINGS),
+    "quantization": quantization.SETTINGS,
+    "distillation": distillation.SETTINGS,
+    "schedule": schedule.SETTINGS,
+}
+"""What paretax itself varies, and the parameters of each."""
+
+SETTINGS: tuple[Setting, ...] = tuple(s for settings in DIMENSIONS.values() for s in settings)
 """Every parameter that paretax itself understands."""
 
+
+def dimension_of(name: str) -> str | None:
+    """The dimension that a parameter belongs to; None where a task's model reads it."""
+    for dimension, settings in DIMENSIONS.items():
+        if setting_of(name) in {setting.name for setting in settings}:
+            return dimension
+    return None
+
+
 __all__ = [
+    "DIMENSIONS",
     "SETTINGS",
     "Between",
     "Candidate",
@@ -50,6 +59,7 @@ __all__ = [
     "check_space",
     "complete",
     "crossover",
+    "dimension_of",
     "dump_space",
     "mutate",
     "neighbours",

@@ -11,6 +11,7 @@ import pytest
 
 from paretax.cli import app
 from paretax.search import load_config, plan
+from paretax.spaces import SETTINGS
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
@@ -54,6 +55,12 @@ def test_the_readme_shows_the_users_task_as_it_is() -> None:
 def test_every_example_is_a_plan_that_can_start(config: Path) -> None:
     checked = plan(load_config(config), [config.parent])
     assert checked.space.size().combinations > 1
+
+
+def test_every_parameter_that_paretax_knows_is_explained() -> None:
+    page = (ROOT / "docs" / "techniques.md").read_text()
+    explained = set(re.findall(r"`(\w+)`", page))
+    assert {setting.name for setting in SETTINGS} <= explained
 
 
 def test_examples_in_docstrings() -> None:

@@ -108,7 +108,8 @@ def test_a_bad_config_is_refused(
 
 
 BAD_DATA = {
-    "nan": ("inputs[3, 1] = np.nan", ["finite", "1 NaN", "impute"]),
+    "nan": ("inputs[3, 1] = np.nan", ["missing values (NaN)", "imputation 'none'", "mean"]),
+    "infinite": ("inputs[3, 1] = np.inf", ["finite", "1 infinite"]),
     "single": ("labels[:] = 1", ["two classes"]),
 }
 
@@ -131,6 +132,7 @@ def test_bad_data_is_refused(
     )
     before = {p.name for p in tmp_path.iterdir()} | {"config.yaml", "__pycache__"}
     config["task"] = f"spoilt_{case}:task"
+    config["space"]["batch_size"] = 16
     outcome = command("search", config_file(config), "--out", tmp_path / "run")
     assert outcome.code == 2, outcome
     for word in words:

@@ -128,10 +128,10 @@ def test_a_run_in_use_by_another_process_is_refused(tmp_path: Path) -> None:
 FRAGILE = """
 import paretax
 from paretax.tasks.breast_cancer import _build, _load
-def build(config, rngs):
+def build(config, rngs, inputs):
     if config["width"] in {bad}:
         raise ValueError("no such width")
-    return _build({{**config, "depth": 1}}, rngs)
+    return _build({{**config, "depth": 1}}, rngs, inputs)
 task = paretax.classification("fragile", load=_load, build=build, defaults={{"width": 4}})
 """
 

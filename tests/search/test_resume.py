@@ -26,6 +26,7 @@ CONFIG: dict[str, Any] = {
         "learning_rate": {"type": "float", "low": 1e-3, "high": 1e-1, "log": True},
         "epochs": {"type": "int", "low": 2, "high": 5},
         "sparsity": {"type": "float", "low": 0.0, "high": 0.8, "step": 0.2},
+        "fine_tuning": 0.0,
     },
     "limits": {"size": 1000},
     "budget": {"trials": 12},

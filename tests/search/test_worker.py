@@ -25,14 +25,14 @@ from dataclasses import replace
 from paretax.tasks.breast_cancer import task as given
 
 
-def build(config, rngs):
+def build(config, rngs, inputs):
     if config["width"] == 13:
         raise ValueError("width 13 is unlucky\\nand more of it")
     if config["width"] == 14:
         raise MemoryError("the build is too large")
     if config["width"] == 15:
         return "no model"
-    return given.model(config, rngs)
+    return given.model(config, rngs, inputs)
 
 
 task = replace(given, model=build)
@@ -179,7 +179,8 @@ def test_costs_come_without_a_training(worker: Worker, monkeypatch: pytest.Monke
 def test_a_training_gives_the_metric_and_the_weights(worker: Worker) -> None:
     evaluation = worker.train(SMALL, 0)
     (measurement,) = evaluation.measurements
-    assert (measurement.objective, measurement.detail) == ("accuracy", {"split": "validation"})
+    about = {"split": "validation", "steps": ["train epochs 1 to 1"]}
+    assert (measurement.objective, measurement.detail) == ("accuracy", about)
     weights = evaluation.weights
     assert weights is not None
     assert all(type(array) is np.ndarray for array in weights.values())

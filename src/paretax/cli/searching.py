@@ -86,20 +86,11 @@ def space(
     from tabulate import tabulate
 
     from paretax.search import load_config, plan
-    from paretax.spaces import Clause, dump_space, pruning, quantization, training
+    from paretax.spaces import Clause, dimension_of, dump_space
 
     settings = load_config(config)
     checked = plan(settings, [config.resolve().parent, Path.cwd()])
     joint = checked.space
-    readers = {
-        setting.name: name
-        for name, module in (
-            ("training", training),
-            ("pruning", pruning),
-            ("quantization", quantization),
-        )
-        for setting in module.SETTINGS
-    }
     size = joint.size()
     if form is TableFormat.json:
         parameters, forbidden = dump_space(joint)
@@ -117,7 +108,7 @@ def space(
     rows = [
         (
             p.name,
-            readers.get(p.name, f"model ({settings.task})"),
+            dimension_of(p.name) or f"model ({settings.task})",
             p.describe(),
             p.when.describe() if isinstance(p.when, Clause) else "always",
         )
