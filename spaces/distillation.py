@@ -71,6 +71,8 @@ def similarity_loss(student: jax.Array, teacher: jax.Array) -> jax.Array:
     def gram(features: jax.Array) -> jax.Array:
         flat = features.reshape(features.shape[0], -1).astype(jnp.float32)
         product = flat @ flat.T
-        return product * jax.lax.rsqrt(jnp.sum(product**2, axis=1, keepdims=True) + 1e-12)
+        length = jnp.sum(product**2, axis=1, keepdims=True)
+        some = length > 0  # rows of zeros stay zeros
+        return product * jnp.where(some, jax.lax.rsqrt(jnp.where(some, length, 1.0)), 0.0)
 
     return jnp.sum(jnp.square(gram(student) - gram(teacher))) / student.shape[0] ** 2

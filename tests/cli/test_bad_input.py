@@ -108,7 +108,7 @@ def test_a_bad_config_is_refused(
 
 
 BAD_DATA = {
-    "nan": ("inputs[3, 1] = np.nan", ["missing values (NaN)", "imputation 'none'", "mean"]),
+    "nan": ("inputs[3, 1] = np.nan", ["missing values (NaN)", "`imputation`", "mean"]),
     "infinite": ("inputs[3, 1] = np.inf", ["finite", "1 infinite"]),
     "single": ("labels[:] = 1", ["two classes"]),
 }

@@ -66,7 +66,7 @@ def compiled() -> Iterator[list[str]]:
     """The names of the functions that XLA compiles meanwhile."""
     names: list[str] = []
 
-    def note(event: str, seconds: float, **about: Any) -> None:
+    def note(event: str, duration_secs: float, **about: str | int) -> None:
         if event == "/jax/core/compile/backend_compile_duration":
             names.append(str(about.get("fun_name")))
 

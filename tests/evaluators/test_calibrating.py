@@ -56,7 +56,8 @@ def grid_of(
 def hidden(params: Arrays, inputs: np.ndarray) -> np.ndarray:
     """What enters the last layer."""
     kernel, bias = np.asarray(params[FIRST]), np.asarray(params["hidden/0/bias"])
-    return np.maximum(inputs @ kernel + bias, 0.0)
+    entering: np.ndarray = np.maximum(inputs @ kernel + bias, 0.0)
+    return entering
 
 
 def test_inputs_reach_the_largest_code(
@@ -106,9 +107,9 @@ def test_a_percentile_cuts_the_largest_inputs(
     for name, seen in ((FIRST, inputs), (LAST, hidden(params, inputs))):
         magnitudes = np.abs(seen)
         width = float(magnitudes.max()) / 1024  # of a bin
-        expected = np.percentile(magnitudes, percentile)
+        expected = np.percentile(magnitudes, percentile, method="inverted_cdf")
         reach = float(found[name]["input_step"]) * 127
-        assert reach == pytest.approx(float(expected), abs=2 * width)
+        assert reach == pytest.approx(float(expected), abs=1.01 * width)
 
 
 @pytest.mark.parametrize("bits", [2, 4, 8])

@@ -191,7 +191,8 @@ def test_a_masked_weight_goes_first_again(masker: Masker, bench: Workbench) -> N
     params, _ = weights_of(bench, candidate)
     before = masks_of(masker, bench, candidate, params, 0.5)
     noise = jax.random.normal(jax.random.key(1), (30, 6))
-    changed = mask_weights({**params, "hidden/0/kernel": 1e-6 * noise}, before)
+    masks = {name: jnp.asarray(mask) for name, mask in before.items()}
+    changed = mask_weights({**params, "hidden/0/kernel": 1e-6 * noise}, masks)
     after = masks_of(masker, bench, candidate, changed, 0.8)
     for name in SIZES:
         assert not (after[name] & ~before[name]).any()

@@ -46,13 +46,13 @@ def trainer() -> CountingTrainer:
     return made
 
 
-def assert_same(one: Arrays, other: Arrays) -> None:
+def assert_same(one: Mapping[str, Any], other: Mapping[str, Any]) -> None:
     assert one.keys() == other.keys()
     for name in one:
         np.testing.assert_array_equal(one[name], other[name])
 
 
-def differ(one: Arrays, other: Arrays) -> bool:
+def differ(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     return any(not np.array_equal(one[name], other[name]) for name in one)
 
 

@@ -126,7 +126,7 @@ def test_another_task_s_data_is_another_lesson() -> None:
 def nnx_checkpoint(path: Path, kind: str) -> tuple[Workbench, Any]:
     model = NnxNet(nnx.Rngs(7))
     model.norm.mean.set_value(jnp.arange(5.0))
-    model.eval()
+    model.eval()  # type: ignore[no-untyped-call]
     state = nnx.state(model, (nnx.Param, nnx.BatchStat))
     if kind == "orbax":
         with ocp.StandardCheckpointer() as saver:
@@ -160,7 +160,7 @@ def test_a_linen_checkpoint_teaches(kind: str, tmp_path: Path) -> None:
     else:
         path.write_bytes(flax.serialization.to_bytes(variables))
     lesson = make_lesson(bench, Teacher(candidate={"size": 1}, checkpoint=path))
-    expected = model.apply(variables, inputs, train=False)
+    expected: Any = model.apply(variables, inputs, train=False)
     np.testing.assert_allclose(lesson.outputs, expected, atol=1e-5)
 
 

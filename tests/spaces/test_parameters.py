@@ -419,7 +419,9 @@ def test_impossible_choices(
         kind("p", choices)
 
 
-@pytest.mark.parametrize("name", ["", "two words", "1st", "a-b", 3, "@", "@first", "bits@", "a-b@first"])
+@pytest.mark.parametrize(
+    "name", ["", "two words", "1st", "a-b", 3, "@", "@first", "bits@", "a-b@first"]
+)
 def test_a_name_is_an_identifier(name: Any) -> None:
     with pytest.raises(UsageError, match="must be an identifier such as 'width'"):
         Categorical(name, [1])

@@ -77,22 +77,20 @@ def test_scales_are_spread_over_the_right_channels(net: Net) -> None:
     close(outputs(predict, scaled, args), jax.jit(predict)(*args))
 
 
-MODELS = [
-    f"{kind}-{api}"
-    for kind in ("cnn", "separable", "residual", "tokens", "block", "stack")
-    for api in ("nnx", "linen")
-]
-
-
-@pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize("handler", [plainly, scaled])
-def test_models_of_many_kinds(
-    example: Callable[[str], Example], name: str, handler: Handler
-) -> None:
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(f"{kind}-nnx" for kind in ("cnn", "separable", "residual", "block", "stack")),
+        *(f"{kind}-linen" for kind in ("residual", "tokens", "stack")),
+    ],
+)
+def test_models_of_many_kinds(example: Callable[[str], Example], name: str) -> None:
     """Scans over blocks, look-ups, rematerialised blocks and grouped convolutions among them."""
     model = example(name)
     args = (model.params, model.state, model.inputs)
-    close(outputs(model.predict, handler, args), jax.jit(model.predict)(*args))
+    expected = jax.jit(model.predict)(*args)
+    for handler in (plainly, scaled):
+        close(outputs(model.predict, handler, args), expected)
 
 
 @pytest.mark.parametrize("name", ["residual-nnx", "stack-nnx"])
@@ -402,7 +400,8 @@ def test_layouts_of_convolutions(numbers: Any, x: Any, w: Any) -> None:
     def split(product: Product, x: jax.Array, weight: jax.Array) -> tuple[jax.Array, None]:
         axis = product.site.inner_axis
         parts = jnp.split(x, 2, product.inputs_axis(axis)), jnp.split(weight, 2, axis)
-        return sum(product.run(*p, product.dtype) for p in zip(*parts, strict=True)), None
+        one, other = (product.run(*p, product.dtype) for p in zip(*parts, strict=True))
+        return one + other, None
 
     expected = jax.jit(predict)(params, {}, inputs)
     for handler in (scaled, split):
@@ -454,7 +453,7 @@ def _hands_back(x: Any, w: Any) -> Any:
     return x @ w, w
 
 
-HANDED = {
+HANDED: dict[str, Function] = {
     "by a call": lambda p, x: x @ jax.jit(lambda w: w)(p["u"]) @ p["w"],
     "by a checkpoint": lambda p, x: _hands_back(x, p["u"])[0] @ p["w"],
     "and used again": lambda p, x: jnp.dot(*_hands_back(x, p["u"])) @ p["w"],

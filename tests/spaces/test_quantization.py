@@ -239,16 +239,16 @@ VALUES = np.random.default_rng(0).normal(size=4000).astype(np.float32)
 @pytest.mark.parametrize("bits", BITS)
 def test_fake_quantised_values_are_codes_times_step_exactly(bits: int) -> None:
     """In both ways of training, compiled or not: the deployed program has the same numbers."""
-    limit = largest_code(bits)
+    limit, values = largest_code(bits), jnp.asarray(VALUES)
     for size in (0.003, 0.02, 0.17, 0.7):
         step = jnp.float32(size)
-        expected = np.asarray(codes(jnp.asarray(VALUES), step, limit)) * np.float32(size)
+        expected = np.asarray(codes(values, step, limit)) * np.float32(size)
         for jitted in (False, True):
             straight = jax.jit(straight_through) if jitted else straight_through
             learned = jax.jit(learned_step) if jitted else learned_step
-            np.testing.assert_array_equal(straight(VALUES, step, limit), expected)
+            np.testing.assert_array_equal(straight(values, step, limit), expected)
             for sharing in (1.0, 100.0, 4000.0):
-                np.testing.assert_array_equal(learned(VALUES, step, limit, sharing), expected)
+                np.testing.assert_array_equal(learned(values, step, limit, sharing), expected)
 
 
 @pytest.mark.parametrize("bits", BITS)

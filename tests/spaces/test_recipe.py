@@ -170,18 +170,20 @@ def test_whether_anything_is_done(config: dict[str, Any], sparse: bool, quantize
 def test_structure_is_what_no_number_can_say() -> None:
     """One compiled program serves all widths and sparsities, but not another layout of scales."""
     structure = Recipe.of({}, SITES).structure
-    for config in (
+    same: list[dict[str, Any]] = [
         {"quantize": True},
         {"weight_bits": 3, "activation_bits@last": 5, "sparsity": 0.5},
         {"pruning_pattern": "2:4", "pruning_scope": "global", "calibration_percentile": 99.0},
-    ):
+    ]
+    for config in same:
         assert Recipe.of(config, SITES).structure == structure
-    for config in (
+    others: list[dict[str, Any]] = [
         {"calibration": "mse"},
         {"precision@last": "bfloat16"},
         {"quantize": True, "weight_scales": "tensor"},
         {"quantize": True, "weight_scales": "group"},
-    ):
+    ]
+    for config in others:
         other = Recipe.of(config, SITES).structure
         assert other != structure
         hash(other)

@@ -302,7 +302,7 @@ def test_bytes_of_a_small_model_by_hand() -> None:
     """30 x 4 weights and 4 biases, then 4 x 2 and 2."""
     sites, params, state = built_in(breast_cancer, {"width": 4, "depth": 1}, (2, 30))
     biases = 4 * (4 + 2)
-    for config, expected in [
+    cases: list[tuple[dict[str, Any], int]] = [
         ({}, 4 * (120 + 8) + biases),
         ({"weight_bits": 4, "activation_bits": 8}, (60 + 4) + biases + 4 * (4 + 2) + 2 * 4),
         ({"weight_bits": 3}, (45 + 3) + biases + 4 * (4 + 2)),
@@ -314,7 +314,8 @@ def test_bytes_of_a_small_model_by_hand() -> None:
         ({"sparsity": 0.5}, (15 + 4 * 60) + (1 + 4 * 4) + biases),
         ({"precision": "bfloat16"}, 2 * (120 + 8) + biases),
         ({"precision": "float8"}, (120 + 8) + biases + 4 * (4 + 2) + 2 * 4),
-    ]:
+    ]
+    for config, expected in cases:
         recipe = Recipe.of(config, sites)
         shapes = deployed_shapes(recipe, sites, params, state)
         assert stored_bytes(sites, recipe, shapes) == expected, config

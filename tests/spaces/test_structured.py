@@ -7,9 +7,15 @@ from typing import Any, Literal
 import pytest
 
 from paretax.errors import UsageError
-from paretax.spaces.channels import ChannelGroup, Channels
+from paretax.spaces.channels import ChannelGroup, Channels, Member
 from paretax.spaces.sites import Site
-from paretax.spaces.structured import channel_block, is_structured, removed_channels
+from paretax.spaces.structured import (
+    channel_block,
+    check_patterns,
+    group_block,
+    is_structured,
+    removed_channels,
+)
 
 Kind = Literal["channels", "heads"]
 
@@ -112,7 +118,8 @@ def test_blocks() -> None:
         ({"channel_sparsity@convolution": 0.9, "channel_block": 8}, "all of its 2 blocks would go"),
         (
             {"channel_sparsity": 0.5, "channel_block": 5},
-            "channel_block 5 must divide .*'conv/kernel' has 16",
+            "channel_block must divide the channels of at least one layer, got 5, and there are: "
+            "conv/kernel 16, attention/query/kernel#2 8, attention/value/kernel 8, up/kernel 32",
         ),
     ],
 )
@@ -121,10 +128,68 @@ def test_what_would_empty_a_layer_or_does_not_divide(config: dict[str, Any], mes
         removed_channels(config, CHANNELS, SITES)
 
 
-def test_a_block_must_only_divide_what_is_pruned() -> None:
-    odd = Channels(groups=(group(CONV, 15), group(UP, 32)), refused={})
-    config = {"channel_sparsity@mlp": 0.5, "channel_block": 8}
-    assert removed_channels(config, odd, SITES) == {UP: 16}
+def test_a_group_that_the_block_does_not_divide_is_left_out() -> None:
+    odd = Channels(groups=(group(CONV, 15), group(UP, 32), group(QUERY, 3, "heads")), refused={})
+    for config in ({"channel_sparsity@mlp": 0.5}, {"channel_sparsity": 0.5}):
+        assert removed_channels(config | {"channel_block": 8}, odd, SITES) == {UP: 16}
+    heads = {"head_sparsity": 0.4, "channel_block": 8}
+    assert removed_channels(heads, odd, SITES) == {QUERY: 1}
+
+
+def test_heads_go_one_by_one() -> None:
+    config = {"channel_block": 8}
+    assert [group_block(config, g) for g in CHANNELS.groups] == [8, 1, 8, 8, 8]
+    assert [group_block({}, g) for g in CHANNELS.groups] == [1] * 5
+
+
+# Patterns N:M besides -----------------------------------------------------------------------------
+
+
+def consumed(axis: int, inner: int = 1, kind: Kind = "channels") -> ChannelGroup:
+    """Sixteen channels that the site at the end consumes."""
+    members = (
+        Member(array=UP, axis=1, outer=1, inner=1, role="producer"),
+        Member(array="out/kernel", axis=axis, outer=1, inner=inner, role="consumer"),
+    )
+    return ChannelGroup(name=UP, kind=kind, size=16, members=members)
+
+
+@pytest.mark.parametrize(
+    ("config", "where"),
+    [
+        ({"channel_block": 4}, consumed(0)),
+        ({"channel_block": 8}, consumed(0)),
+        ({"channel_block": 2}, consumed(0, inner=2)),
+        ({}, consumed(0, inner=4)),
+        ({}, consumed(0, inner=8, kind="heads")),
+        ({}, consumed(1)),  # not along the inputs
+    ],
+)
+def test_channels_that_leave_in_whole_neighbours(
+    config: dict[str, Any], where: ChannelGroup
+) -> None:
+    check_patterns(config, {"out/kernel": (2, 4)}, [where], SITES)
+
+
+@pytest.mark.parametrize(
+    ("config", "where", "run"),
+    [
+        ({}, consumed(0), 1),
+        ({"channel_block": 2}, consumed(0), 2),
+        ({"channel_block": 6}, consumed(0), 6),
+        ({"channel_block": 4}, consumed(0, inner=2, kind="heads"), 2),
+    ],
+)
+def test_channels_that_would_leave_among_neighbours(
+    config: dict[str, Any], where: ChannelGroup, run: int
+) -> None:
+    told = (
+        f"pruning_pattern 2:4 at 'out/kernel' .* multiples of 4 .* go by {run}: set channel_block"
+    )
+    with pytest.raises(UsageError, match=told):
+        check_patterns(config, {"out/kernel": (2, 4)}, [where], SITES)
+    check_patterns(config, {}, [where], SITES)
+    check_patterns(config, {CONV: (2, 4)}, [where], SITES)
 
 
 def test_asking_for_what_a_model_does_not_have() -> None:
