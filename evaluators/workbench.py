@@ -17,6 +17,7 @@ from paretax.spaces import preprocessing
 from paretax.spaces.channels import ChannelGroup, Channels, find_channels
 from paretax.spaces.preprocessing import Pipeline
 from paretax.spaces.recipe import Recipe
+from paretax.spaces.schedule import timeline
 from paretax.spaces.shrinking import shrink, shrunk_shapes
 from paretax.spaces.sites import Arrays, Predict, Site, find_sites
 from paretax.spaces.structured import check_patterns, is_structured, removed_channels
@@ -211,6 +212,7 @@ class Workbench:
             UsageError: what is asked for does not go with the model.
         """
         prepared = self.prepared(candidate)
+        timeline(candidate)  # whether it can be laid out shows before any training
         removed: dict[str, int] = {}
         if is_structured(candidate):
             removed = removed_channels(candidate, prepared.channels, prepared.sites)

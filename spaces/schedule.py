@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from itertools import permutations
 from typing import Any
 
+from paretax.errors import UsageError
 from paretax.spaces import distillation, pruning, quantization, training
 from paretax.spaces.dimensions import Setting, choose, is_number
 from paretax.spaces.pruning import gradual_sparsity
@@ -102,6 +103,9 @@ def timeline(config: Mapping[str, Any]) -> list[Epoch]:
     """What holds in each epoch of a candidate's training.
 
     Pruning that is never complete in here is done after the last epoch.
+
+    Raises:
+        UsageError: there are too few epochs for each stage to have one.
     """
     settings = (*training.SETTINGS, *pruning.SETTINGS, *quantization.SETTINGS)
     chosen = choose((*settings, *distillation.SETTINGS, *SETTINGS), config)
@@ -110,6 +114,11 @@ def timeline(config: Mapping[str, Any]) -> list[Epoch]:
     if order is None:
         return [_together(e, epochs, chosen, techniques) for e in range(epochs)]
     stages = [name for name in order if name in techniques]
+    if epochs < 2 * len(stages):
+        raise UsageError(
+            f"schedule {chosen['schedule']!r} has {len(stages)} stages after the dense one here, "
+            f"and needs at least {2 * len(stages)} epochs, got {epochs}: train longer, or together"
+        )
     length = epochs // (2 * len(stages)) if stages else 0
     dense = epochs - length * len(stages)
     laid = [Epoch(length=dense)] * dense
