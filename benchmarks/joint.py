@@ -7,6 +7,7 @@ half a point below the baseline's; it is exported and verified, and compared on 
 
 from __future__ import annotations
 
+import os
 import tempfile
 import time
 from pathlib import Path
@@ -34,6 +35,7 @@ def main() -> None:
     assert config.teacher is not None
     baseline: dict[str, Any] = dict(config.teacher.candidate or {})
     with tempfile.TemporaryDirectory() as folder:
+        os.environ["PARETAX_CACHE"] = folder  # nothing from earlier runs
         run = run_search(plan(config, [CONFIG.parent]), Path(folder) / "run")
         bench = Workbench(load_task(config.task, []))
         evaluator = AccuracyEvaluator(bench)
@@ -51,6 +53,7 @@ def main() -> None:
         export_bundle(run, chosen, "cpu", bundle)
         verified = verify_bundle(bundle)
         steps = chosen.measured(accuracy).detail["steps"]
+        own_dense = chosen.measured(size).detail["dense_float32"]
     show(
         f"{len(run.trials)} candidates, {len(run.front('cpu'))} on the front",
         [
@@ -68,6 +71,7 @@ def main() -> None:
             },
         ],
     )
+    print(f"dense in float32, that network has {own_dense} bytes")
     print("what was done to it, in order:", *(f"\n  {i}. {s}" for i, s in enumerate(steps, 1)))
     figures = {
         "size_ratio": bytes_dense / verified.size,

@@ -20,17 +20,17 @@ from paretax.evaluators.measurement import (
     Provenance,
     Reason,
 )
+from paretax.evaluators.size import count_bytes
 from paretax.evaluators.teacher import Lesson
 from paretax.evaluators.training import DivergedError, Trainer, Watch, to_numpy
 from paretax.evaluators.workbench import Deployed, Workbench
 from paretax.spaces.channels import kept_indices
-from paretax.spaces.compression import Grid, deployed_shapes, inputs_of, simulate
+from paretax.spaces.compression import Grid, inputs_of, simulate
 from paretax.spaces.fake_quantization import LEARNED
 from paretax.spaces.quantization import expand, largest_weight
 from paretax.spaces.recipe import masks, steps_in_words
 from paretax.spaces.schedule import in_words
 from paretax.spaces.shrinking import shrink_arrays
-from paretax.spaces.storage import stored_bytes
 from paretax.spaces.structured import group_block
 from paretax.tasks import Arrays, Split
 
@@ -64,7 +64,9 @@ class AccuracyEvaluator:
         found = [self._measurement(value, "validation", seconds, self.steps(candidate))]
         deployed = self._bench.deployed(candidate)
         if deployed.recipe.sparse and deployed.recipe.scope == "global":
-            found.append(_measured_size(deployed, weights))
+            kept = final_masks(deployed, parts(deployed, weights)[0])
+            pruned = {n: int((~np.asarray(mask)).sum()) for n, mask in kept.items()}
+            found.append(count_bytes(self._bench, candidate, pruned))
         return Evaluation(measurements=tuple(found), weights=to_numpy(weights))
 
     def train(
@@ -78,6 +80,8 @@ class AccuracyEvaluator:
             DivergedError: the loss is not finite.
             UsageError: the candidate distils, and there is no teacher.
         """
+        self._bench.check_training(candidate)
+        deployed = self._bench.deployed(candidate)
         lesson = None
         if candidate.get("distill") is True:
             lesson = self._lesson
@@ -90,7 +94,6 @@ class AccuracyEvaluator:
                     "as a candidate"
                 )
         params, state, learned = self._trainer.train(candidate, seed, lesson, watch)
-        deployed = self._bench.deployed(candidate)
         if deployed.removed:
             params, state, learned = _shrink(deployed, candidate, params, state, learned)
         pipeline = self._bench.features(candidate).pipeline
@@ -200,9 +203,7 @@ def _shrink(
             shape = params[weight].shape
             whole = jnp.broadcast_to(expand(jnp.exp(step), shape), shape)
             left = jnp.asarray(shrink_arrays(deployed.groups, kept, {weight: whole})[weight])
-            scales = deployed.recipe.treatments[
-                weight
-            ]  # other groups than before, with inputs gone
+            scales = deployed.recipe.treatments[weight]  # inputs are gone, and groups may be
             smaller[name] = jnp.log(largest_weight(left, scales.shared, scales.group))
         else:
             smaller[name] = step
@@ -210,21 +211,6 @@ def _shrink(
         shrink_arrays(deployed.groups, kept, params),
         shrink_arrays(deployed.groups, kept, state),
         smaller,
-    )
-
-
-def _measured_size(deployed: Deployed, weights: Mapping[str, Any]) -> Measurement:
-    """The exact size where it was not known which site would lose how many weights."""
-    params, state, _ = parts(deployed, weights)
-    kept = final_masks(deployed, params)
-    pruned = {n: int((~np.asarray(mask)).sum()) for n, mask in kept.items()}
-    shapes = deployed_shapes(deployed.recipe, deployed.sites, params, state)
-    return Measurement(
-        objective="size",
-        value=stored_bytes(deployed.sites, deployed.recipe, shapes, pruned),
-        unit="bytes",
-        provenance=Provenance.MODELLED,
-        detail={"pruned": "globally"},
     )
 
 

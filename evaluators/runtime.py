@@ -11,7 +11,7 @@ from typing import Any
 
 SINGLE_THREAD = "--xla_cpu_multi_thread_eigen=false"
 
-_PACKAGES = ("paretax", "jax", "jaxlib", "flax", "optax", "numpy", "ray", "optuna")
+_PACKAGES = ("paretax", "jax", "jaxlib", "flax", "optax", "numpy", "scikit-learn", "ray", "optuna")
 
 
 def worker_environment() -> dict[str, str]:

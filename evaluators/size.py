@@ -26,20 +26,31 @@ class SizeEvaluator:
 
     def evaluate(self, candidate: Mapping[str, Any], seed: int) -> Evaluation:
         """Size in bytes (modelled), with the float32 model's of the same shape beside it."""
-        deployed, prepared = self._bench.deployed(candidate), self._bench.prepared(candidate)
-        shapes = deployed_shapes(deployed.recipe, deployed.sites, deployed.params, deployed.state)
-        size = stored_bytes(deployed.sites, deployed.recipe, shapes)
-        plain = Recipe.plain(prepared.sites)
-        full = deployed_shapes(plain, prepared.sites, prepared.params, prepared.state)
-        dense = stored_bytes(prepared.sites, plain, full)
-        return Evaluation(
-            measurements=(
-                Measurement(
-                    objective="size",
-                    value=size,
-                    unit="bytes",
-                    provenance=Provenance.MODELLED,
-                    detail={"dense_float32": dense},
-                ),
-            )
-        )
+        return Evaluation(measurements=(count_bytes(self._bench, candidate),))
+
+
+def count_bytes(
+    bench: Workbench, candidate: Mapping[str, Any], pruned: Mapping[str, int] | None = None
+) -> Measurement:
+    """The size of a candidate.
+
+    Args:
+        bench: the task.
+        candidate: what is counted.
+        pruned: how many weights each site lost; None: as is known before training. With the
+            global scope that is an estimate, at equal shares.
+    """
+    deployed, prepared = bench.deployed(candidate), bench.prepared(candidate)
+    shapes = deployed_shapes(deployed.recipe, deployed.sites, deployed.params, deployed.state)
+    plain = Recipe.plain(prepared.sites)
+    full = deployed_shapes(plain, prepared.sites, prepared.params, prepared.state)
+    detail: dict[str, Any] = {"dense_float32": stored_bytes(prepared.sites, plain, full)}
+    if pruned is not None:
+        detail["pruned"] = "globally"
+    return Measurement(
+        objective="size",
+        value=stored_bytes(deployed.sites, deployed.recipe, shapes, pruned),
+        unit="bytes",
+        provenance=Provenance.MODELLED,
+        detail=detail,
+    )

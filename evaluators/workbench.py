@@ -13,8 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from paretax.errors import UsageError
-from paretax.spaces import preprocessing
+from paretax.spaces import preprocessing, pruning, training
 from paretax.spaces.channels import ChannelGroup, Channels, find_channels
+from paretax.spaces.dimensions import choose
 from paretax.spaces.preprocessing import Pipeline
 from paretax.spaces.recipe import Recipe
 from paretax.spaces.schedule import timeline
@@ -212,7 +213,6 @@ class Workbench:
             UsageError: what is asked for does not go with the model.
         """
         prepared = self.prepared(candidate)
-        timeline(candidate)  # whether it can be laid out shows before any training
         removed: dict[str, int] = {}
         if is_structured(candidate):
             removed = removed_channels(candidate, prepared.channels, prepared.sites)
@@ -224,14 +224,20 @@ class Workbench:
         groups, predict, sites, params, state = self._deployed[key]
         recipe = Recipe.of(candidate, sites)
         check_patterns(candidate, recipe.patterns, groups, sites)
-        if (
-            removed
-            and candidate.get("qat") == "lsq"
-            and any(t.group is not None for t in recipe.treatments.values())
+        if removed and candidate.get("qat") == "lsq":
+            for part in (recipe, Recipe.of(candidate, prepared.sites)):
+                if any(t.group is not None for t in part.treatments.values()):
+                    raise UsageError(
+                        "qat: lsq with weight_scales: group learns a step for each group of "
+                        "inputs, and removed channels would cut through groups: use "
+                        "weight_scales: channel, or qat: ste"
+                    )
+        if candidate.get("pruning") == "lottery_ticket" and (
+            removed or (recipe.patterns and not any(t.sparsity for t in recipe.treatments.values()))
         ):
             raise UsageError(
-                "qat: lsq with weight_scales: group learns a step for each group of inputs, and "
-                "removed channels would cut through groups: use weight_scales: channel, or qat: ste"
+                "a lottery ticket is found by `sparsity` alone: channels, heads and patterns N:M "
+                "do not take part in its rounds; use pruning: one_shot or gradual for them"
             )
         return Deployed(
             key=key,
@@ -243,6 +249,29 @@ class Workbench:
             removed=removed,
             recipe=recipe,
         )
+
+    def check_training(self, candidate: Mapping[str, Any]) -> None:
+        """Refuse a training that cannot be laid out, before it begins.
+
+        Raises:
+            UsageError: a batch is larger than the training set, there are too few epochs for the
+                schedule, or a lottery's rewinding step is beyond its end.
+        """
+        timeline(candidate)
+        self.deployed(candidate)
+        chosen = choose((*training.SETTINGS, *pruning.SETTINGS), candidate)
+        examples, batch = len(self.data.train), int(chosen["batch_size"])
+        if batch > examples:
+            raise UsageError(
+                f"batch_size must not exceed the {examples} training examples, got {batch}: "
+                "lower it"
+            )
+        steps = int(chosen["epochs"]) * (examples // batch)
+        if chosen["pruning"] == "lottery_ticket" and int(chosen["rewind_step"]) >= steps:
+            raise UsageError(
+                f"rewind_step must lie before the last of the {steps} steps of a training, got "
+                f"{chosen['rewind_step']}: lower it, or train longer"
+            )
 
     def _smaller(self, prepared: Prepared, removed: Mapping[str, int]) -> tuple[Any, ...]:
         features, predict = prepared.features, prepared.model.predict

@@ -9,7 +9,7 @@ import numpy as np
 from paretax.errors import UsageError
 from paretax.evaluators import AccuracyEvaluator, Reason, Workbench
 from paretax.results.run import Run, load_weights
-from paretax.results.teaching import make_lesson
+from paretax.results.teaching import run_lesson
 from paretax.results.trial import Trial
 
 _OUTSIDE = {  # failures that do not come from the training itself
@@ -60,7 +60,7 @@ def reproduce(run: Run, trial: Trial, bench: Workbench | None = None) -> Reprodu
     if recorded is not None and recorded not in _OUTSIDE:
         lesson = None
         if trial.candidate.get("distill") is True and run.teacher is not None:
-            lesson = make_lesson(bench, run.teacher, run.folder)
+            lesson = run_lesson(bench, run.teacher, run.folder, run.taught)
         evaluation = AccuracyEvaluator(bench, lesson).evaluate(trial.candidate, trial.seed)
         failure = evaluation.failure
         return Reproduction(

@@ -29,12 +29,14 @@ class Run:
         header: the first event: config, objectives, versions, machine.
         trials: by number.
         references: target to (reference point, best point), as losses.
+        taught: key of what its teacher said; None where it has none.
     """
 
     folder: Path
     header: Mapping[str, Any]
     trials: tuple[Trial, ...]
     references: Mapping[str, tuple[tuple[float, ...], tuple[float, ...]]]
+    taught: str | None = None
 
     @classmethod
     def open(cls, folder: Path) -> Run:
@@ -46,10 +48,13 @@ class Run:
         events = read_events(folder)
         header = next(events)
         trials: dict[int, Trial] = {}
+        taught: str | None = None
         references: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {}
         for event in events:
             if event["event"] == "reference":
                 references[event["target"]] = (tuple(event["worst"]), tuple(event["best"]))
+            elif event["event"] == "taught":
+                taught = str(event["key"])
             else:
                 apply_event(trials, event)
         return cls(
@@ -57,6 +62,7 @@ class Run:
             header=header,
             trials=tuple(trials[n] for n in sorted(trials)),
             references=references,
+            taught=taught,
         )
 
     @property

@@ -10,24 +10,29 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import export as jax_export
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from paretax.errors import UsageError
 from paretax.evaluators import AccuracyEvaluator, Lesson, Workbench
 from paretax.evaluators.accuracy import in_chunks
 from paretax.evaluators.runtime import versions
+from paretax.evaluators.training import DivergedError
 from paretax.results.bundle import checksum, load_bundle
 from paretax.results.checkpoints import load_checkpoint
 from paretax.spaces import SETTINGS, check_space, parse_space
+
+_FILE = "teacher.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +105,7 @@ def check_teacher(bench: Workbench, teacher: Teacher, outputs: tuple[int, ...]) 
         UsageError: its outputs have another shape, or it does not take the task's inputs.
     """
     if teacher.program is not None:
-        found = _program(teacher.program)[1]
+        found = _program(teacher.program, bench.batch_shape(1))[1]
     else:
         space = parse_space(dict(teacher.candidate))
         check_space(space, SETTINGS, bench.task.defaults, bench.task.name)
@@ -108,7 +113,9 @@ def check_teacher(bench: Workbench, teacher: Teacher, outputs: tuple[int, ...]) 
             raise UsageError("a teacher must not be distilled itself: leave `distill` out of it")
         found = tuple(bench.prepared(teacher.candidate).outputs.shape[1:])
         model = bench.deployed(teacher.candidate)
-        if teacher.checkpoint is not None:
+        if teacher.checkpoint is None:
+            bench.check_training(teacher.candidate)
+        else:
             load_checkpoint(teacher.checkpoint, {**model.params, **_own_state(bench, teacher)})
     if found != outputs:
         raise UsageError(
@@ -117,27 +124,55 @@ def check_teacher(bench: Workbench, teacher: Teacher, outputs: tuple[int, ...]) 
         )
 
 
-def make_lesson(bench: Workbench, teacher: Teacher, run: Path | None = None) -> Lesson:
+def make_lesson(bench: Workbench, teacher: Teacher) -> Lesson:
     """The teacher's outputs over the training split, kept ones where there are any.
 
     Args:
         bench: the task.
         teacher: its teacher.
-        run: a folder where they are kept besides the user's cache.
 
     Raises:
         UsageError: the teacher's training failed, or its program does.
     """
     key = _key(bench, teacher)
-    places = [cache_folder() / "teachers" / f"{key}.safetensors"]
-    if run is not None:
-        places.insert(0, run / "teacher.safetensors")
-    lesson = next(filter(None, (_load(place, key) for place in places)), None)
-    if lesson is None:
-        lesson = _teach(bench, teacher, key)
-    for place in places:
-        if _load(place, key) is None:
-            _save(place, lesson)
+    place = cache_folder() / "teachers" / f"{key}.safetensors"
+    kept = _load(place, key)
+    if kept is not None:
+        return kept
+    lesson = _teach(bench, teacher, key)
+    with suppress(OSError):  # a cache that cannot be written only saves nothing
+        _save(place, lesson)
+    return lesson
+
+
+def keep_lesson(folder: Path, lesson: Lesson) -> None:
+    """Keep a lesson with a run; one that is there stays."""
+    place = folder / _FILE
+    if not place.exists():
+        _save(place, lesson)
+
+
+def run_lesson(bench: Workbench, teacher: Teacher, folder: Path, taught: str | None) -> Lesson:
+    """The lesson that a run's candidates had.
+
+    Args:
+        bench: the task.
+        teacher: the run's.
+        folder: of the run.
+        taught: the key that the journal has; None where it has none yet.
+
+    Raises:
+        UsageError: it is not kept, and today's would be another.
+    """
+    kept = None if taught is None else _load(folder / _FILE, taught)
+    if kept is not None:
+        return kept
+    lesson = make_lesson(bench, teacher)
+    if taught is not None and lesson.key != taught:
+        raise UsageError(
+            f"the run {str(folder)!r} had another teacher: its data, its file or a version has "
+            f"changed since, and {_FILE} is not there any more; bring back what was changed"
+        )
     return lesson
 
 
@@ -152,7 +187,7 @@ def _teach(bench: Workbench, teacher: Teacher, key: str) -> Lesson:
     train, validation = bench.data.train, bench.data.validation
     inner = None
     if teacher.program is not None:
-        call, _ = _program(teacher.program)
+        call, _ = _program(teacher.program, bench.batch_shape(1))
         outputs, checked = call(train.inputs), call(validation.inputs)
     else:
         evaluator = AccuracyEvaluator(bench)
@@ -163,7 +198,12 @@ def _teach(bench: Workbench, teacher: Teacher, key: str) -> Lesson:
             pipeline = bench.features(teacher.candidate).pipeline
             weights |= {} if pipeline is None else dict(pipeline.arrays)
         else:
-            weights = evaluator.train(teacher.candidate, teacher.seed)
+            try:
+                weights = evaluator.train(teacher.candidate, teacher.seed)
+            except DivergedError as error:
+                raise UsageError(
+                    f"the teacher's training diverged ({error}): lower its learning_rate"
+                ) from error
         outputs = evaluator.outputs(teacher.candidate, weights, train.inputs)
         checked = evaluator.outputs(teacher.candidate, weights, validation.inputs)
         inner = evaluator.inner(teacher.candidate, weights, train.inputs)
@@ -178,29 +218,52 @@ def _own_state(bench: Workbench, teacher: Teacher) -> dict[str, jax.ShapeDtypeSt
     return dict(bench.prepared(teacher.candidate).state)
 
 
-def _program(path: Path) -> tuple[Any, tuple[int, ...]]:
-    """What computes outputs, and their shape for one example."""
+def _program(path: Path, inputs: jax.ShapeDtypeStruct) -> tuple[Any, tuple[int, ...]]:
+    """What computes outputs of a teacher's program, and their shape for one example.
+
+    Raises:
+        UsageError: it does not run here, or does not take any number of such inputs.
+    """
+    call: Any
     if path.is_dir():
-        bundle = load_bundle(path)
-        return bundle, tuple(bundle.program.out_avals[0].shape[1:])
-    try:
-        exported = jax_export.deserialize(bytearray(path.read_bytes()))
-    except Exception as error:
+        call = load_bundle(path)
+        exported = call.program
+    else:
+        try:
+            exported = jax_export.deserialize(bytearray(path.read_bytes()))
+        except Exception as error:
+            raise UsageError(
+                f"{str(path)!r} is neither a bundle nor a program that jax.export wrote: {error}"
+            ) from error
+        if len(exported.in_avals) != 1 or len(exported.out_avals) != 1:
+            raise UsageError(
+                f"a teacher's program must take one array, the inputs, and give one, the outputs; "
+                f"{str(path)!r} takes {len(exported.in_avals)} and gives {len(exported.out_avals)}"
+            )
+        compiled = jax.jit(exported.call)
+        call = lambda given: in_chunks(compiled, given)  # noqa: E731
+    taken, here = exported.in_avals[-1], jax.default_backend()
+    if here not in exported.platforms:
         raise UsageError(
-            f"{str(path)!r} is neither a bundle nor a program that jax.export wrote: {error}"
-        ) from error
-    if len(exported.in_avals) != 1 or len(exported.out_avals) != 1:
-        raise UsageError(
-            f"a teacher's program must take one array, the inputs, and give one, the outputs; "
-            f"{str(path)!r} takes {len(exported.in_avals)} and gives {len(exported.out_avals)}"
+            f"the teacher {str(path)!r} was exported for {', '.join(exported.platforms)}, and this "
+            f"machine computes on {here}: export it for {here} as well"
         )
-    call = jax.jit(exported.call)
-    return lambda inputs: in_chunks(call, inputs), tuple(exported.out_avals[0].shape[1:])
+    if tuple(taken.shape[1:]) != inputs.shape[1:] or taken.dtype != inputs.dtype:
+        raise UsageError(
+            f"a teacher's program must take the task's inputs, {inputs.dtype} with examples of "
+            f"shape {inputs.shape[1:]}, and {str(path)!r} takes {taken.dtype} of {taken.shape[1:]}"
+        )
+    if isinstance(taken.shape[0], int):
+        raise UsageError(
+            f"a teacher's program must take any number of examples, and {str(path)!r} takes "
+            f"{taken.shape[0]}: export it with a symbolic batch (jax.export.symbolic_shape)"
+        )
+    return call, tuple(exported.out_avals[0].shape[1:])
 
 
 def _key(bench: Workbench, teacher: Teacher) -> str:
     """A hash of the training examples, the teacher, its model's program, and the versions."""
-    digest = hashlib.sha256(bench.task.name.encode())
+    digest = hashlib.sha256(f"{bench.task.name} {bench.task.metric.name}".encode())
     for split in (bench.data.train, bench.data.validation):
         for array in (split.inputs, split.targets):
             digest.update(f"{array.shape} {array.dtype}".encode())
@@ -212,14 +275,14 @@ def _key(bench: Workbench, teacher: Teacher) -> str:
         prepared = bench.prepared(teacher.candidate)
         key = jax.random.key(0)
         shapes = prepared.params, prepared.state, prepared.features.shape(2)
-        programs = (
-            jax.make_jaxpr(prepared.model.init)(key),
-            jax.make_jaxpr(prepared.model.apply)(*shapes, key),
-            _loss_program(bench, prepared.outputs),
-        )
-        text = [str(program) for program in programs]
-        text.append(json.dumps([dict(teacher.candidate), teacher.seed], sort_keys=True))
-        digest.update("\n".join(text).encode())
+        _hash_program(digest, prepared.model.init, key)
+        _hash_program(digest, prepared.model.apply, *shapes, key)
+        _hash_program(digest, prepared.model.predict, *shapes)
+        targets = bench.data.train.targets
+        batch = jax.ShapeDtypeStruct((2, *targets.shape[1:]), targets.dtype)
+        _hash_program(digest, bench.task.loss, prepared.outputs, batch)
+        made = [dict(teacher.candidate), teacher.seed]
+        digest.update(json.dumps(made, sort_keys=True).encode())
         if teacher.checkpoint is not None:
             for file in sorted(p for p in [teacher.checkpoint, *teacher.checkpoint.rglob("*")]):
                 if file.is_file():
@@ -228,10 +291,14 @@ def _key(bench: Workbench, teacher: Teacher) -> str:
     return digest.hexdigest()[:32]
 
 
-def _loss_program(bench: Workbench, outputs: jax.ShapeDtypeStruct) -> Any:
-    targets = bench.data.train.targets
-    batch = jax.ShapeDtypeStruct((2, *targets.shape[1:]), targets.dtype)
-    return jax.make_jaxpr(bench.task.loss)(outputs, batch)
+def _hash_program(digest: Any, function: Callable[..., Any], *shapes: Any) -> None:
+    """Add a function's traced program, and the arrays that it holds."""
+    closed = jax.make_jaxpr(function)(*shapes)
+    digest.update(str(closed).encode())
+    for held in closed.consts:
+        random = jnp.issubdtype(jnp.result_type(held), jax.dtypes.prng_key)
+        plain = jax.random.key_data(held) if random else held
+        digest.update(np.asarray(plain, order="C").tobytes())
 
 
 def _save(path: Path, lesson: Lesson) -> None:
@@ -250,7 +317,11 @@ def _load(path: Path, key: str) -> Lesson | None:
     """A kept lesson; None where there is none of that key."""
     if not path.is_file():
         return None
-    with safe_open(path, framework="numpy") as file:
+    try:
+        opened = safe_open(path, framework="numpy")
+    except (OSError, SafetensorError):  # of a cache: as if it were not there
+        return None
+    with opened as file:
         about = file.metadata() or {}
         if about.get("key") != key:
             return None

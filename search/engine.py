@@ -24,7 +24,7 @@ from paretax.evaluators.runtime import machine, versions
 from paretax.results import pareto
 from paretax.results.journal import FORMAT, Journal, check_folder, has_events
 from paretax.results.run import Run, apply_event, latest, load_weights, save_weights
-from paretax.results.teaching import make_lesson
+from paretax.results.teaching import keep_lesson, run_lesson
 from paretax.results.trial import Trial
 from paretax.search.executors import Call, Executor, make_executor
 from paretax.search.planning import Plan
@@ -81,7 +81,7 @@ def run_search(
         known=tuple(m for t in before.trials for m in t.measurements if m.target)
         if before is not None
         else (),
-        lesson=_lesson(plan, progress),
+        lesson=_lesson(plan, out, before, progress),
     )
     executor = make_executor(
         plan.config.executor,
@@ -96,17 +96,18 @@ def run_search(
             before = _before(out, plan)  # whoever had the journal until now may have added to it
         if before is None:
             journal.append(_header(plan))
-            if spec.lesson is not None and plan.teacher is not None:
-                make_lesson(plan.bench, plan.teacher, out)  # kept with the run as well
-                journal.append(_taught(spec.lesson))
         else:
             journal.append({"event": "resumed", "time": time.time(), "machine": machine()})
+        if spec.lesson is not None:
+            keep_lesson(out, spec.lesson)
+            if before is None or before.taught is None:
+                journal.append(_taught(spec.lesson))
         _Search(plan, out, journal, before, progress).run(executor)
     return Run.open(out)
 
 
-def _lesson(plan: Plan, progress: Progress) -> Lesson | None:
-    """What the teacher says, from the cache or after its training."""
+def _lesson(plan: Plan, out: Path, before: Run | None, progress: Progress) -> Lesson | None:
+    """What the teacher says: as it did before, from the cache, or after its training."""
     if plan.teacher is None:
         return None
     progress(
@@ -121,7 +122,8 @@ def _lesson(plan: Plan, progress: Progress) -> Lesson | None:
             hypervolume=None,
         )
     )
-    return make_lesson(plan.bench, plan.teacher)
+    taught = None if before is None else before.taught
+    return run_lesson(plan.bench, plan.teacher, out, taught)
 
 
 def _before(out: Path, plan: Plan) -> Run | None:

@@ -125,7 +125,14 @@ def _teacher(config: SearchConfig, space: Space, folders: Sequence[Path]) -> Tea
         return None
     if not distils:
         raise UsageError("the config has a `teacher`, and no candidate distils: add distill: true")
-    return parse_teacher(config.teacher.model_dump(), folders)
+    teacher = parse_teacher(config.teacher.model_dump(), folders)
+    weights = space["feature_weight"].grid(2) if "feature_weight" in space else (0.0,)
+    if teacher.program is not None and min(map(float, weights)) > 0:
+        raise UsageError(
+            "feature_weight needs a teacher whose layers can be seen, and a program's cannot: "
+            "leave it out, or give the teacher as a candidate"
+        )
+    return teacher
 
 
 def _try_models(bench: Workbench, space: Space, rng: np.random.Generator) -> list[Prepared]:
@@ -154,7 +161,7 @@ def _try_models(bench: Workbench, space: Space, rng: np.random.Generator) -> lis
 
 def _try_model(bench: Workbench, candidate: Candidate) -> Prepared:
     prepared = bench.prepared(candidate)
-    bench.deployed(candidate)
+    bench.check_training(candidate)
     targets = bench.data.train.targets
     batch = jax.ShapeDtypeStruct((2, *targets.shape[1:]), targets.dtype)
     loss = jax.eval_shape(bench.task.loss, prepared.outputs, batch)

@@ -19,10 +19,10 @@ _RATIOS = 24  # likewise for weights, from 0.425 to 1 of the largest
 
 
 def histogram(values: jax.Array, largest: jax.Array) -> jax.Array:
-    """How many magnitudes lie in each of 1,024 equal bins from 0 to `largest`; float32 counts."""
+    """How many magnitudes lie in each of 1,024 equal bins from 0 to `largest`, as int32."""
     width = jnp.where(largest > 0, largest, 1.0) * (1.0 / BINS)
     places = jnp.clip(jnp.floor(jnp.abs(values) * (1.0 / width)), 0, BINS - 1).astype(jnp.int32)
-    return jnp.zeros(BINS, jnp.float32).at[places.ravel()].add(1.0)
+    return jnp.zeros(BINS, jnp.int32).at[places.ravel()].add(1)
 
 
 def percentile_range(
@@ -35,7 +35,7 @@ def percentile_range(
         largest: the upper end of the last bin.
         percentile: above 0, at most 100; may be traced.
     """
-    share = jnp.cumsum(counts) * (1.0 / jnp.maximum(counts.sum(), 1.0))
+    share = jnp.cumsum(counts) / jnp.maximum(counts.sum(), 1)
     place = jnp.argmax(share >= jnp.minimum(percentile * 0.01, share[-1]))
     return largest * (place + 1.0) * (1.0 / BINS)
 

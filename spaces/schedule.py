@@ -128,7 +128,7 @@ def timeline(config: Mapping[str, Any]) -> list[Epoch]:
         for e in range(length):
             pruned = float("prune" in done)
             if name == "prune":
-                pruned = _progress(e, length, chosen, begin=0.0, at_once=0)
+                pruned = _progress(e + 1, length, chosen, begin=0.0, at_once=0)
             laid.append(
                 Epoch(
                     pruned=pruned,
@@ -164,7 +164,7 @@ def _progress(
     """The share of the final sparsity before an epoch; dt of Zhu and Gupta is one epoch.
 
     Args:
-        epoch: of the stage.
+        epoch: how many of the stage are over; in turn, where the dense stage came before, one more.
         epochs: that the stage has.
         chosen: the settings.
         begin: the share of the stage at which gradual pruning begins.

@@ -90,6 +90,36 @@ CASES: dict[str, tuple[dict[str, Any], list[str]]] = {
         {"space": {"sparsity": 0.5, "pruning": "lottery_ticket", "pruning_scope": "global"}},
         ["lottery ticket", "layer"],
     ),
+    "a rewinding beyond the end": (
+        {
+            "space": {
+                "epochs": 3,
+                "sparsity": 0.5,
+                "pruning": "lottery_ticket",
+                "rewind_step": 1000,
+            }
+        },
+        ["rewind_step", "of the 6 steps", "1000"],
+    ),
+    "too few epochs for the stages": (
+        {
+            "space": {
+                "epochs": 3,
+                "sparsity": 0.5,
+                "quantize": True,
+                "qat": "ste",
+                "schedule": "prune_then_quantize_then_distill",
+            }
+        },
+        ["2 stages", "at least 4 epochs", "3"],
+    ),
+    "features of a program": (
+        {
+            "space": STUDENT | {"feature_weight": 1.0},
+            "teacher": {"program": "config.yaml"},
+        },
+        ["feature_weight", "layers can be seen"],
+    ),
     "a student without a teacher": ({"space": STUDENT}, ["distill", "teacher"]),
     "a teacher without students": (
         {"teacher": {"candidate": {"width": 8}}},
@@ -206,3 +236,18 @@ def test_a_program_may_teach(
     run = Run.open(tmp_path / "run")
     (metric,) = (m for m in run.trials[0].measurements if m.objective == "accuracy")
     assert "distilled from the program teacher.bin" in "".join(metric.detail["steps"])
+
+
+def test_the_leaderboard_of_a_global_sparsity(
+    config: dict[str, Any],
+    config_file: Callable[[dict[str, Any]], Path],
+    command: Any,
+    tmp_path: Path,
+) -> None:
+    space = config["space"] | {"sparsity": 0.8, "pruning_scope": "global", "epochs": 3}
+    sparse = config | {"space": space, "objectives": ["accuracy"], "budget": {"trials": 2}}
+    outcome = command("search", config_file(sparse), "--out", tmp_path / "run")
+    assert outcome.code == 0, outcome.err
+    board = command("leaderboard", tmp_path / "run")
+    assert board.code == 0, board.err
+    assert "smaller" in board.out

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,14 @@ from paretax.errors import UsageError
 from paretax.evaluators import AccuracyEvaluator, Workbench
 from paretax.results import teaching
 from paretax.results.checkpoints import load_checkpoint
-from paretax.results.teaching import Teacher, check_teacher, make_lesson, parse_teacher
+from paretax.results.teaching import (
+    Teacher,
+    check_teacher,
+    keep_lesson,
+    make_lesson,
+    parse_teacher,
+    run_lesson,
+)
 from paretax.tasks import Data, Split, classification, load_task
 
 SMALL = {"width": 6, "depth": 1, "epochs": 3, "batch_size": 64, "learning_rate": 0.02}
@@ -81,30 +89,92 @@ def test_a_trained_teacher_says_what_its_model_computes(bench: Workbench) -> Non
     np.testing.assert_allclose(last, lesson.outputs, rtol=1e-5, atol=1e-5)
 
 
+def never(*_: object) -> None:
+    raise AssertionError("trained again")
+
+
 def test_it_is_trained_once(
     bench: Workbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     teacher = Teacher(candidate=SMALL)
-    first = make_lesson(bench, teacher, tmp_path / "run")
-    assert (tmp_path / "run" / "teacher.safetensors").is_file()
-
-    def never(*_: object) -> None:
-        raise AssertionError("trained again")
-
+    first = make_lesson(bench, teacher)
     monkeypatch.setattr(teaching, "_teach", never)
-    for folder in (None, tmp_path / "run", tmp_path / "another"):
-        again = make_lesson(bench, teacher, folder)
-        np.testing.assert_array_equal(again.outputs, first.outputs)
-        assert (again.key, again.score, again.teacher) == (first.key, first.score, first.teacher)
-    monkeypatch.setenv("PARETAX_CACHE", str(tmp_path / "empty"))
-    assert make_lesson(bench, teacher, tmp_path / "run").key == first.key
+    again = make_lesson(bench, teacher)
+    np.testing.assert_array_equal(again.outputs, first.outputs)
+    assert (again.key, again.score, again.teacher) == (first.key, first.score, first.teacher)
     for changed in (
         Teacher(candidate=SMALL, seed=1),
         Teacher(candidate=SMALL | {"width": 7}),
         Teacher(candidate=SMALL | {"epochs": 4}),
     ):
         with pytest.raises(AssertionError, match="trained again"):
-            make_lesson(bench, changed, tmp_path / "run")
+            make_lesson(bench, changed)
+
+
+def test_a_run_keeps_the_lesson_that_its_candidates_had(
+    bench: Workbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    teacher, folder = Teacher(candidate=SMALL), tmp_path / "run"
+    first = make_lesson(bench, teacher)
+    keep_lesson(folder, first)
+    before = (folder / "teacher.safetensors").read_bytes()
+    other = make_lesson(bench, Teacher(candidate=SMALL, seed=1))
+    keep_lesson(folder, other)
+    assert (folder / "teacher.safetensors").read_bytes() == before
+    monkeypatch.setattr(teaching, "_teach", never)
+    monkeypatch.setenv("PARETAX_CACHE", str(tmp_path / "empty"))
+    kept = run_lesson(bench, Teacher(candidate=SMALL | {"epochs": 9}), folder, first.key)
+    np.testing.assert_array_equal(kept.outputs, first.outputs)
+    monkeypatch.undo()
+    monkeypatch.setenv("PARETAX_CACHE", str(tmp_path / "cache"))
+    with pytest.raises(UsageError, match="had another teacher"):
+        run_lesson(bench, Teacher(candidate=SMALL, seed=1), tmp_path / "moved", first.key)
+
+
+def test_a_cache_that_is_broken_or_closed_only_costs_time(
+    bench: Workbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    teacher = Teacher(candidate=SMALL)
+    first = make_lesson(bench, teacher)
+    (file,) = (tmp_path / "cache" / "teachers").iterdir()
+    file.write_bytes(file.read_bytes()[:7])
+    np.testing.assert_array_equal(make_lesson(bench, teacher).outputs, first.outputs)
+    (tmp_path / "a file").write_text("")
+    monkeypatch.setenv("PARETAX_CACHE", str(tmp_path / "a file"))
+    np.testing.assert_array_equal(make_lesson(bench, teacher).outputs, first.outputs)
+
+
+@pytest.mark.parametrize("part", ["loss", "model"])
+def test_arrays_that_a_task_holds_count(part: str) -> None:
+    """Class weights, pretrained weights: another value is another teacher."""
+
+    def key_with(value: float) -> str:
+        held = jnp.full(3, value)
+        scale, weights = (held, jnp.ones(3)) if part == "model" else (jnp.ones(3), held)
+
+        class Net(linen.Module):
+            @linen.compact
+            def __call__(self, x: jax.Array) -> Any:
+                return linen.Dense(3)(x) * scale
+
+        task = classification("own", load=load, build=lambda config: Net(), defaults={})
+        squares = lambda o, t: jnp.mean((o - jax.nn.one_hot(t, 3)) ** 2 * weights)  # noqa: E731
+        bench = Workbench(replace(task, loss_function=squares))
+        return make_lesson(bench, Teacher(candidate={"epochs": 1, "batch_size": 8})).key
+
+    assert key_with(1.0) == key_with(1.0)
+    assert key_with(1.0) != key_with(2.0)
+
+
+def test_a_teacher_that_diverges(bench: Workbench) -> None:
+    wild = SMALL | {"learning_rate": 1e30, "optimizer": "sgd"}
+    with pytest.raises(UsageError, match="teacher's training diverged"):
+        make_lesson(bench, Teacher(candidate=wild))
+
+
+def test_a_batch_that_is_larger_than_the_data(bench: Workbench) -> None:
+    with pytest.raises(UsageError, match="batch_size must not exceed the 341 training examples"):
+        check_teacher(bench, Teacher(candidate=SMALL | {"batch_size": 400}), (2,))
 
 
 def test_another_task_s_data_is_another_lesson() -> None:
@@ -190,12 +260,25 @@ def test_what_is_no_teacher(tmp_path: Path) -> None:
     (tmp_path / "two").write_bytes(two.serialize())
     with pytest.raises(UsageError, match="takes 2 and gives 1"):
         check_teacher(bench, Teacher(program=tmp_path / "two"), (3,))
-    nan = jax_export.export(jax.jit(lambda x: x[:, :3] * jnp.nan))(
-        jax.ShapeDtypeStruct((jax_export.symbolic_shape("b")[0], 4), jnp.float32)
-    )
+    (batch,) = jax_export.symbolic_shape("b")
+    any_number = jax.ShapeDtypeStruct((batch, 4), jnp.float32)
+    nan = jax_export.export(jax.jit(lambda x: x[:, :3] * jnp.nan))(any_number)
     (tmp_path / "nan").write_bytes(nan.serialize())
     with pytest.raises(UsageError, match="not finite"):
         make_lesson(bench, Teacher(program=tmp_path / "nan"))
+    fixed = jax_export.export(jax.jit(lambda x: x[:, :3]))(shape)
+    wide = jax_export.export(jax.jit(lambda x: x[:, :3]))(
+        jax.ShapeDtypeStruct((batch, 9), jnp.float32)
+    )
+    foreign = jax_export.export(jax.jit(lambda x: x[:, :3]), platforms=("cuda",))(any_number)
+    for program, words in (
+        (fixed, "symbolic batch"),
+        (wide, r"shape \(4,\).*\(9,\)"),
+        (foreign, "exported for cuda"),
+    ):
+        (tmp_path / "other").write_bytes(program.serialize())
+        with pytest.raises(UsageError, match=words):
+            check_teacher(bench, Teacher(program=tmp_path / "other"), (3,))
 
 
 def test_what_is_no_checkpoint(tmp_path: Path) -> None:

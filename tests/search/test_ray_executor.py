@@ -21,10 +21,10 @@ TASK = """
 import os, time
 import paretax
 from paretax.tasks.breast_cancer import _build, _load
-def build(config, rngs):
+def build(config, rngs, inputs):
     if os.getpid() != {driver} and config["width"] == 8:
         {misbehave}
-    return _build({{**config, "depth": 1}}, rngs)
+    return _build({{**config, "depth": 1}}, rngs, inputs)
 task = paretax.classification("bad", load=_load, build=build, defaults={{"width": 4}})
 """
 

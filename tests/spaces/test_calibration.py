@@ -49,7 +49,7 @@ def test_a_histogram_is_numpys(values: np.ndarray) -> None:
     counts, largest = seen(values)
     expected, _ = np.histogram(np.abs(values), BINS, (0, float(largest)))
     assert counts.shape == (BINS,)
-    assert counts.dtype == jnp.float32
+    assert counts.dtype == jnp.int32
     assert float(counts.sum()) == values.size
     moved = np.abs(np.cumsum(np.asarray(counts)) - np.cumsum(expected))
     assert moved.max() <= 3  # on the edge between two bins

@@ -187,12 +187,12 @@ def test_techniques_that_are_not_asked_for_take_no_stage(order: str, some: tuple
 
 
 def test_gradual_pruning_in_a_stage_of_its_own() -> None:
-    """Five epochs from the start of the stage, of which three tenths are left for fine-tuning."""
+    """Five epochs, three tenths of them for fine-tuning; the first pruning opens the stage."""
     config = ASKED["prune"] | {"epochs": 10, "pruning": "gradual", "schedule": ORDERS[0]}
     found = shares(config)
-    assert found[:6] == [0.0] * 6
+    assert found[:5] == [0.0] * 5
     for t in range(5):
-        assert found[5 + t] == pytest.approx(1 - max(0.0, 1 - t / 3.5) ** 3)
+        assert found[5 + t] == pytest.approx(1 - max(0.0, 1 - (t + 1) / 3.5) ** 3)
     assert found[-1] == 1.0
 
 
@@ -202,7 +202,7 @@ def test_gradual_pruning_is_complete_before_the_next_stage() -> None:
         "pruning": "gradual",
         "schedule": "prune_then_quantize_then_distill",
     }
-    assert shares(config) == [0, 0, 0, 0, 1, 1]
+    assert shares(config) == [0, 0, 0, 1, 1, 1]
 
 
 @pytest.mark.parametrize("epochs", [1, 2, 5])
