@@ -33,7 +33,7 @@ demo: $(VENV)/.user
 	$(BIN)/paretax verify $(DEMO)-bundle
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -n auto --dist loadfile
+	$(BIN)/python -m pytest -n auto --dist loadgroup
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
