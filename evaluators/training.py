@@ -228,7 +228,8 @@ class Trainer:
         for index, epoch in enumerate(laid):
             if (index + 1) * run.steps <= first:
                 continue
-            if deployed is not None and epoch.pruned != pruned and epoch.pruned > 0:
+            if deployed is not None and epoch.pruned != pruned:
+                # Also where nothing is gone yet: one program then serves all epochs.
                 pruned = epoch.pruned
                 params = {n: v for n, v in carry[0].items() if not n.endswith(LEARNED)}
                 masks = self._masker.masks(
