@@ -32,8 +32,10 @@ demo: $(VENV)/.user
 	$(BIN)/paretax export $(DEMO) --target cpu --where "accuracy>=0.96" --pick knee -o $(DEMO)-bundle
 	$(BIN)/paretax verify $(DEMO)-bundle
 
+# Clusters and killed drivers one after another on a quiet machine, then all else on all cores.
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -n auto --dist loadgroup
+	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m "not slow" -n auto --dist loadfile
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .

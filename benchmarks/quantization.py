@@ -66,7 +66,9 @@ def main() -> None:
     """Run both sides and print the table."""
     given, began = arguments(__doc__ or ""), time.perf_counter()
     seeds = range(3 if given.quick else 5)
-    rows, drops, gaps = [], {name: [] for name in SCHEMES}, {8: [], 4: []}  # type: ignore[var-annotated]
+    rows: list[dict[str, Any]] = []
+    drops: dict[str, list[float]] = {name: [] for name in SCHEMES}
+    gaps: dict[int, list[float]] = {8: [], 4: []}
     for task, config in MODELS.items():
         bench = Workbench(load_task(task, []))
         evaluator, test = AccuracyEvaluator(bench), bench.data.test

@@ -349,7 +349,7 @@ class Trainer:
         if quantized or watch is not None:
             forward = train_on_grid(model.apply, prepared.sites, learn=learn, watch=watch)
         else:
-            forward = lambda *given: (model.apply(*given[:-1]), None)  # noqa: E731
+            forward = _plainly(model.apply)
 
         def step(
             carry: Carry,
@@ -401,6 +401,11 @@ class Trainer:
         """
         convolves = any(site.kind == "convolution" for site in prepared.sites.values())
         return convolves and jax.default_backend() == "cpu"
+
+
+def _plainly(apply: Callable[..., Any]) -> Callable[..., Any]:
+    """The model as it is, called as `train_on_grid`'s: no grid, and no features."""
+    return lambda params, state, inputs, key, grid: (apply(params, state, inputs, key), None)
 
 
 def _looped(step: Callable[..., Any], in_python: bool) -> Callable[..., Any]:

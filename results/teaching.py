@@ -13,6 +13,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -240,8 +241,7 @@ def _program(path: Path, inputs: jax.ShapeDtypeStruct) -> tuple[Any, tuple[int, 
                 f"a teacher's program must take one array, the inputs, and give one, the outputs; "
                 f"{str(path)!r} takes {len(exported.in_avals)} and gives {len(exported.out_avals)}"
             )
-        compiled = jax.jit(exported.call)
-        call = lambda given: in_chunks(compiled, given)  # noqa: E731
+        call = partial(in_chunks, jax.jit(exported.call))
     taken, here = exported.in_avals[-1], jax.default_backend()
     if here not in exported.platforms:
         raise UsageError(
@@ -325,7 +325,8 @@ def _load(path: Path, key: str) -> Lesson | None:
         about = file.metadata() or {}
         if about.get("key") != key:
             return None
-        inner = file.get_tensor("inner") if "inner" in file.keys() else None  # noqa: SIM118
+        names = set(file.keys())
+        inner = file.get_tensor("inner") if "inner" in names else None
         return Lesson(
             key=key,
             teacher=about["teacher"],

@@ -25,8 +25,9 @@ import numpy as np
 
 from paretax.errors import UsageError, unknown
 from paretax.spaces.axis_rules import Role
-from paretax.spaces.dataflow import Arrays, Predict, Program, trace
+from paretax.spaces.dataflow import Program, trace
 from paretax.spaces.exactness import block_inexact
+from paretax.spaces.sites import Arrays, Predict
 
 
 @dataclass(frozen=True, kw_only=True)

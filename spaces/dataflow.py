@@ -7,7 +7,7 @@ each primitive. Whatever a primitive without a rule touches is blocked.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,25 +17,8 @@ from jax.extend.core import Literal as Constant
 
 from paretax.spaces.axes import Atoms, Axes
 from paretax.spaces.axis_rules import RULES, Ties, Use, opaque, shape_of
+from paretax.spaces.sites import Arrays, Predict, called_jaxpr
 
-Arrays = Mapping[str, Any]
-Predict = Callable[[Any, Any, Any], Any]
-"""(params, state, inputs) -> outputs; params and state are flat dictionaries."""
-
-_CALLS = frozenset(
-    {
-        "checkpoint",
-        "closed_call",
-        "core_call",
-        "custom_jvp_call",
-        "custom_vjp_call",
-        "custom_vjp_call_jaxpr",
-        "jit",
-        "pjit",
-        "remat",
-        "remat2",
-    }
-)
 _AS_IT_IS = frozenset({"convert_element_type", "copy", "copy_p", "stop_gradient", "transpose"})
 
 
@@ -132,7 +115,7 @@ class _Walk:
             axes = [self._of(frame, var) for var in eqn.invars]
             origin = [None if isinstance(v, Constant) else named.get(v) for v in eqn.invars]
             made: list[str | None] = [None] * len(eqn.outvars)
-            if (inner := _called(eqn)) is not None:
+            if (inner := called_jaxpr(eqn)) is not None:
                 frame.called[i], results, made = self.run(inner, axes, origin)
             else:
                 name = eqn.primitive.name
@@ -166,13 +149,3 @@ def _needed(jaxpr: Jaxpr) -> list[JaxprEqn]:
             kept.append(eqn)
             read.update(var for var in eqn.invars if isinstance(var, Var))
     return kept[::-1]
-
-
-def _called(eqn: JaxprEqn) -> ClosedJaxpr | None:
-    """The jaxpr that an equation only calls."""
-    if eqn.primitive.name not in _CALLS:
-        return None
-    for key in ("jaxpr", "call_jaxpr", "fun_jaxpr"):
-        if (inner := eqn.params.get(key)) is not None:
-            return inner if isinstance(inner, ClosedJaxpr) else ClosedJaxpr(inner, ())
-    return None

@@ -45,6 +45,62 @@ def is_whole(value: Value) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
+def choice(name: str, *values: str, per_site: bool = False) -> Setting:
+    """One of some words; the first is the default."""
+    rule = f"one of {', '.join(values)}"
+    return Setting(
+        name=name, default=values[0], rule=rule, allows=lambda v: v in values, per_site=per_site
+    )
+
+
+def switch(name: str) -> Setting:
+    """True or false; false is the default."""
+    return Setting(
+        name=name, default=False, rule="true or false", allows=lambda v: isinstance(v, bool)
+    )
+
+
+def whole(name: str, default: int, least: int) -> Setting:
+    """A whole number of at least so much."""
+    return Setting(
+        name=name,
+        default=default,
+        rule=f"a whole number of at least {least}",
+        allows=lambda v: is_whole(v) and int(v) >= least,
+    )
+
+
+def share(name: str, default: float = 0.0, *, per_site: bool = False) -> Setting:
+    """A share of at least 0 and below 1."""
+    return Setting(
+        name=name,
+        default=default,
+        rule="a share of at least 0 and below 1",
+        allows=lambda v: is_number(v) and 0 <= float(v) < 1,
+        per_site=per_site,
+    )
+
+
+def positive(name: str, default: float) -> Setting:
+    """A number above 0."""
+    return Setting(
+        name=name,
+        default=default,
+        rule="a positive number",
+        allows=lambda v: is_number(v) and float(v) > 0,
+    )
+
+
+def not_negative(name: str, default: float = 0.0) -> Setting:
+    """A number of at least 0."""
+    return Setting(
+        name=name,
+        default=default,
+        rule="a number of at least 0",
+        allows=lambda v: is_number(v) and float(v) >= 0,
+    )
+
+
 def choose(settings: Iterable[Setting], config: Mapping[str, Any]) -> dict[str, Any]:
     """The value of each setting: the config's, or its default."""
     return {s.name: config.get(s.name, s.default) for s in settings}

@@ -8,30 +8,18 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from paretax.spaces.dimensions import Setting, is_number
+from paretax.spaces.dimensions import Setting, is_number, not_negative, positive, switch
 
 SETTINGS = (
-    Setting(
-        name="distill", default=False, rule="true or false", allows=lambda v: isinstance(v, bool)
-    ),
-    Setting(
-        name="temperature",
-        default=4.0,
-        rule="a positive number",
-        allows=lambda v: is_number(v) and float(v) > 0,
-    ),
+    switch("distill"),
+    positive("temperature", 4.0),
     Setting(
         name="alpha",
         default=0.9,
         rule="a share from 0 to 1",
         allows=lambda v: is_number(v) and 0 <= float(v) <= 1,
     ),
-    Setting(
-        name="feature_weight",
-        default=0.0,
-        rule="a number of at least 0",
-        allows=lambda v: is_number(v) and float(v) >= 0,
-    ),
+    not_negative("feature_weight"),
 )
 
 
@@ -52,7 +40,11 @@ def soft_target_loss(student: jax.Array, teacher: jax.Array, temperature: jax.Ar
     """
     soft = jax.nn.log_softmax(teacher / temperature)
     own = jax.nn.log_softmax(student / temperature)
-    divergence = jnp.sum(jnp.exp(soft) * (soft - own), axis=-1)
+    shares = jnp.exp(soft)
+    apart = jnp.where(
+        shares > 0, soft - own, 0.0
+    )  # a class that the teacher rules out adds nothing
+    divergence = jnp.sum(shares * apart, axis=-1)
     return jnp.square(temperature) * jnp.mean(divergence)
 
 

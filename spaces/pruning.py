@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from paretax.errors import UsageError
-from paretax.spaces.dimensions import Setting, is_number, is_whole
+from paretax.spaces.dimensions import Setting, choice, is_number, share, whole
 from paretax.spaces.rules import resolve
 from paretax.spaces.sites import Site
 
@@ -36,13 +36,7 @@ def _n_of_m(pattern: str) -> tuple[int, int] | None:
 
 
 SETTINGS = (
-    Setting(
-        name="sparsity",
-        default=0.0,
-        rule="a share of at least 0 and below 1",
-        allows=lambda v: is_number(v) and 0 <= float(v) < 1,
-        per_site=True,
-    ),
+    share("sparsity", per_site=True),
     Setting(
         name="pruning_pattern",
         default=UNSTRUCTURED,
@@ -50,36 +44,16 @@ SETTINGS = (
         allows=_is_pattern,
         per_site=True,
     ),
-    Setting(
-        name="pruning_scope",
-        default="layer",
-        rule="layer or global",
-        allows=lambda v: v in ("layer", "global"),
-    ),
-    Setting(
-        name="pruning",
-        default="one_shot",
-        rule="one of one_shot, gradual, lottery_ticket",
-        allows=lambda v: v in ("one_shot", "gradual", "lottery_ticket"),
-    ),
+    choice("pruning_scope", "layer", "global"),
+    choice("pruning", "one_shot", "gradual", "lottery_ticket"),
     Setting(
         name="lottery_rate",
         default=0.2,
         rule="a share above 0 and below 1",
         allows=lambda v: is_number(v) and 0 < float(v) < 1,
     ),
-    Setting(
-        name="rewind_step",
-        default=0,
-        rule="a whole number of at least 0",
-        allows=lambda v: is_whole(v) and int(v) >= 0,
-    ),
-    Setting(
-        name="ticket",
-        default="rewind",
-        rule="rewind or fresh",
-        allows=lambda v: v in ("rewind", "fresh"),
-    ),
+    whole("rewind_step", 0, least=0),
+    choice("ticket", "rewind", "fresh"),
 )
 
 

@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from paretax.spaces.dimensions import Setting, is_number, is_whole
+from paretax.spaces.dimensions import Setting, choice, is_number, is_whole, switch, whole
 from paretax.spaces.rules import resolve
 from paretax.spaces.sites import Site
 
@@ -50,38 +50,21 @@ def _width(name: str) -> Setting:
     return Setting(name=name, default=8, rule=rule, allows=_is_width, per_site=True)
 
 
-def _choice(name: str, *values: str, per_site: bool = False) -> Setting:
-    return Setting(
-        name=name,
-        default=values[0],
-        rule=f"one of {', '.join(values)}",
-        allows=lambda v: v in values,
-        per_site=per_site,
-    )
-
-
 SETTINGS = (
-    Setting(
-        name="quantize", default=False, rule="true or false", allows=lambda v: isinstance(v, bool)
-    ),
+    switch("quantize"),
     _width("weight_bits"),
     _width("activation_bits"),
-    _choice("precision", *PRECISIONS, per_site=True),
-    _choice("weight_scales", "channel", "tensor", "group"),
-    Setting(
-        name="group_size",
-        default=32,
-        rule="a whole number of at least 2",
-        allows=lambda v: is_whole(v) and int(v) >= 2,
-    ),
-    _choice("calibration", "absmax", "percentile", "mse"),
+    choice("precision", *PRECISIONS, per_site=True),
+    choice("weight_scales", "channel", "tensor", "group"),
+    whole("group_size", 32, least=2),
+    choice("calibration", "absmax", "percentile", "mse"),
     Setting(
         name="calibration_percentile",
         default=99.9,
         rule="a number above 50 and at most 100",
         allows=lambda v: is_number(v) and 50 < float(v) <= 100,
     ),
-    _choice("qat", "none", "ste", "lsq"),
+    choice("qat", "none", "ste", "lsq"),
 )
 
 

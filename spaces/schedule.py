@@ -16,7 +16,7 @@ from typing import Any
 
 from paretax.errors import UsageError
 from paretax.spaces import distillation, pruning, quantization, training
-from paretax.spaces.dimensions import Setting, choose, is_number
+from paretax.spaces.dimensions import Setting, choice, choose, is_number, share
 from paretax.spaces.pruning import gradual_sparsity
 from paretax.spaces.rules import setting_of
 
@@ -25,27 +25,17 @@ _TOGETHER = "together"
 _ORDERS = {"_then_".join(order): order for order in permutations(TECHNIQUES)}
 
 
-def _share(name: str, default: float, *, above: bool = False) -> Setting:
-    rule = "a share above 0 and at most 1" if above else "a share of at least 0 and below 1"
-    allows = (
-        (lambda v: is_number(v) and 0 < float(v) <= 1)
-        if above
-        else (lambda v: is_number(v) and 0 <= float(v) < 1)
-    )
-    return Setting(name=name, default=default, rule=rule, allows=allows)
-
-
 SETTINGS = (
+    choice("schedule", _TOGETHER, *_ORDERS),
+    share("pruning_start", 0.1),
+    share("fine_tuning", 0.3),
+    share("qat_start", 0.5),
     Setting(
-        name="schedule",
-        default=_TOGETHER,
-        rule=f"one of {', '.join((_TOGETHER, *_ORDERS))}",
-        allows=lambda v: v == _TOGETHER or v in _ORDERS,
+        name="stage_rate",
+        default=0.3,
+        rule="a share above 0 and at most 1",
+        allows=lambda v: is_number(v) and 0 < float(v) <= 1,
     ),
-    _share("pruning_start", 0.1),
-    _share("fine_tuning", 0.3),
-    _share("qat_start", 0.5),
-    _share("stage_rate", 0.3, above=True),
 )
 
 

@@ -18,8 +18,9 @@ from jax.extend.core import Literal as Constant
 from paretax.errors import UsageError, unknown
 from paretax.spaces.axes import Atoms
 from paretax.spaces.channels import ChannelGroup, channels_of
-from paretax.spaces.dataflow import Arrays, Frame, Predict, Program, trace
+from paretax.spaces.dataflow import Frame, Program, trace
 from paretax.spaces.exactness import block_inexact
+from paretax.spaces.sites import Arrays, Predict
 
 Shape = tuple[Any, ...]
 

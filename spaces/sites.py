@@ -88,6 +88,7 @@ _CALLS = frozenset(
         "core_call",
         "custom_jvp_call",
         "custom_vjp_call",
+        "custom_vjp_call_jaxpr",
         "jit",
         "pjit",
         "remat",
@@ -203,7 +204,8 @@ def called_jaxpr(eqn: JaxprEqn) -> ClosedJaxpr | None:
     """The function that an equation calls once with its own operands."""
     if eqn.primitive.name not in _CALLS:
         return None
-    inner: Any = eqn.params.get("jaxpr", eqn.params.get("call_jaxpr"))
+    keys = ("jaxpr", "call_jaxpr", "fun_jaxpr")
+    inner: Any = next(eqn.params[key] for key in keys if key in eqn.params)
     return inner if isinstance(inner, ClosedJaxpr) else ClosedJaxpr(inner, [])
 
 

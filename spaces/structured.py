@@ -10,26 +10,14 @@ from typing import Any
 
 from paretax.errors import UsageError
 from paretax.spaces.channels import ChannelGroup, Channels
-from paretax.spaces.dimensions import Setting, choose, is_number, is_whole
+from paretax.spaces.dimensions import choose, share, whole
 from paretax.spaces.rules import resolve, setting_of
 from paretax.spaces.sites import Site
 
-_SHARE = "a share of at least 0 and below 1"
-
-
-def _is_share(value: Any) -> bool:
-    return is_number(value) and 0 <= float(value) < 1
-
-
 SETTINGS = (
-    Setting(name="channel_sparsity", default=0.0, rule=_SHARE, allows=_is_share, per_site=True),
-    Setting(name="head_sparsity", default=0.0, rule=_SHARE, allows=_is_share, per_site=True),
-    Setting(
-        name="channel_block",
-        default=1,
-        rule="a whole number of at least 1",
-        allows=lambda v: is_whole(v) and int(v) >= 1,
-    ),
+    share("channel_sparsity", per_site=True),
+    share("head_sparsity", per_site=True),
+    whole("channel_block", 1, least=1),
 )
 _OF_KIND = {"channels": "channel_sparsity", "heads": "head_sparsity"}
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from paretax.spaces.dimensions import Setting, is_number, is_whole
+from paretax.spaces.dimensions import choice, not_negative, positive, whole
 
 _DIRECTIONS: Mapping[str, Callable[[], optax.GradientTransformation]] = {
     "adamw": optax.scale_by_adam,
@@ -17,42 +17,12 @@ _DIRECTIONS: Mapping[str, Callable[[], optax.GradientTransformation]] = {
 }
 
 SETTINGS = (
-    Setting(
-        name="optimizer",
-        default="adamw",
-        rule=f"one of {', '.join(_DIRECTIONS)}",
-        allows=lambda v: v in _DIRECTIONS,
-    ),
-    Setting(
-        name="learning_rate",
-        default=1e-3,
-        rule="a positive number",
-        allows=lambda v: is_number(v) and float(v) > 0,
-    ),
-    Setting(
-        name="learning_rate_decay",
-        default="cosine",
-        rule="cosine or none",
-        allows=lambda v: v in ("cosine", "none"),
-    ),
-    Setting(
-        name="weight_decay",
-        default=0.0,
-        rule="a number of at least 0",
-        allows=lambda v: is_number(v) and float(v) >= 0,
-    ),
-    Setting(
-        name="batch_size",
-        default=128,
-        rule="a whole number of at least 1",
-        allows=lambda v: is_whole(v) and int(v) >= 1,
-    ),
-    Setting(
-        name="epochs",
-        default=20,
-        rule="a whole number of at least 1",
-        allows=lambda v: is_whole(v) and int(v) >= 1,
-    ),
+    choice("optimizer", *_DIRECTIONS),
+    positive("learning_rate", 1e-3),
+    choice("learning_rate_decay", "cosine", "none"),
+    not_negative("weight_decay"),
+    whole("batch_size", 128, least=1),
+    whole("epochs", 20, least=1),
 )
 
 

@@ -27,13 +27,6 @@ hypothesis.settings.register_profile("paretax", deadline=None, derandomize=True,
 hypothesis.settings.load_profile("paretax")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where several processes test: a file is one's, and all that starts a cluster is one's too."""
-    for item in items:
-        alone = item.get_closest_marker("slow") is not None
-        item.add_marker(pytest.mark.xdist_group("cluster" if alone else str(item.path)))
-
-
 # Random spaces ------------------------------------------------------------------------------------
 
 _SCALARS = st.one_of(

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from sklearn.impute import MissingIndicator, SimpleImputer
 
-from paretax.spaces.dimensions import Setting
+from paretax.spaces.dimensions import switch
 from paretax.spaces.preprocessing.arithmetic import Pair, pair
 from paretax.spaces.preprocessing.technique import Arrays, Fitted, Technique, Values
 
@@ -78,14 +78,7 @@ def _fit_indicator(values: Values, table: np.ndarray, targets: np.ndarray) -> Fi
 
 INDICATOR = Technique(
     place="missing_indicator",
-    settings=(
-        Setting(
-            name="missing_indicator",
-            default=False,
-            rule="true or false",
-            allows=lambda v: isinstance(v, bool),
-        ),
-    ),
+    settings=(switch("missing_indicator"),),
     fit=_fit_indicator,
     needs="imputation",
     tabular="its columns stand beside features, which images and series do not have",

@@ -23,7 +23,7 @@ import numpy as np
 from sklearn.impute import KNNImputer
 
 from paretax.errors import UsageError
-from paretax.spaces.dimensions import Setting, is_whole
+from paretax.spaces.dimensions import whole
 from paretax.spaces.preprocessing.arithmetic import (
     Pair,
     halves,
@@ -151,14 +151,7 @@ def _check(values: Values, sizes: Sizes, targets: np.ndarray) -> None:
 NEIGHBOURS = Technique(
     place="imputation",
     name="knn",
-    settings=(
-        Setting(
-            name="imputation_neighbors",
-            default=5,
-            rule="a whole number of at least 1",
-            allows=lambda v: is_whole(v) and int(v) >= 1,
-        ),
-    ),
+    settings=(whole("imputation_neighbors", 5, least=1),),
     fit=_fit,
     check=_check,
     tabular="it compares rows of features, and the pixels or steps of two examples do not match up",

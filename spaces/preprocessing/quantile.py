@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from sklearn.preprocessing import QuantileTransformer
 
-from paretax.spaces.dimensions import Setting
+from paretax.spaces.dimensions import choice
 from paretax.spaces.preprocessing.arithmetic import Pair, minus, pair, parts, rounded
 from paretax.spaces.preprocessing.technique import Arrays, Fitted, Technique, Values
 
@@ -127,14 +127,7 @@ def _fit(values: Values, table: np.ndarray, targets: np.ndarray) -> Fitted:
 QUANTILE = Technique(
     place="transformation",
     name="quantile",
-    settings=(
-        Setting(
-            name="quantile_output",
-            default="uniform",
-            rule="one of uniform, normal",
-            allows=lambda v: v in ("uniform", "normal"),
-        ),
-    ),
+    settings=(choice("quantile_output", "uniform", "normal"),),
     fit=_fit,
     tabular="it would search a table of quantiles for every pixel or step",
 )

@@ -12,7 +12,7 @@ import numpy as np
 from sklearn.feature_selection import SelectKBest, f_classif, f_regression
 
 from paretax.errors import UsageError
-from paretax.spaces.dimensions import Setting, is_whole
+from paretax.spaces.dimensions import whole
 from paretax.spaces.preprocessing.arithmetic import Pair
 from paretax.spaces.preprocessing.technique import Arrays, Fitted, Sizes, Technique, Values
 
@@ -50,14 +50,7 @@ def _check(values: Values, sizes: Sizes, targets: np.ndarray) -> None:
 
 SELECTION = Technique(
     place="feature_selection",
-    settings=(
-        Setting(
-            name="feature_selection",
-            default=0,
-            rule="a number of features, 0 for all",
-            allows=lambda v: is_whole(v) and int(v) >= 0,
-        ),
-    ),
+    settings=(whole("feature_selection", 0, least=0),),
     fit=_fit,
     features=lambda values, features: int(values["feature_selection"]),
     check=_check,

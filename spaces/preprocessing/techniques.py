@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from paretax.spaces.dimensions import Setting
+from paretax.spaces.dimensions import Setting, choice
 from paretax.spaces.preprocessing import (
     imputation,
     neighbours,
@@ -36,19 +36,11 @@ TECHNIQUES: tuple[Technique, ...] = (
 """To add a technique is to add it here, among those of its place."""
 
 
-def _choice(place: str) -> Setting:
-    names = ("none", *(t.name for t in TECHNIQUES if t.place == place))
-    return Setting(
-        name=place,
-        default="none",
-        rule=f"one of {', '.join(names)}",
-        allows=lambda v: v in names,
-    )
-
-
 def _settings() -> tuple[Setting, ...]:
-    named = dict.fromkeys(t.place for t in TECHNIQUES if t.name)
-    return (*map(_choice, named), *(s for t in TECHNIQUES for s in t.settings))
+    places = dict.fromkeys(t.place for t in TECHNIQUES if t.name)
+    named = {place: [t.name for t in TECHNIQUES if t.place == place] for place in places}
+    choices = (choice(place, "none", *names) for place, names in named.items())
+    return (*choices, *(s for t in TECHNIQUES for s in t.settings))
 
 
 SETTINGS = _settings()

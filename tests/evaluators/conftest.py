@@ -1,9 +1,9 @@
-"""Workbenches that the evaluators' tests share: a real small task, and toy images."""
+"""Workbenches that the evaluators' tests share: a real small task, and toy images; a trainer."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from paretax.evaluators import Workbench
-from paretax.tasks import Data, Split, SupervisedTask, classification
+from paretax.evaluators import Lesson, Workbench
+from paretax.evaluators.calibrating import Calibrator
+from paretax.evaluators.training import Trainer, to_numpy
+from paretax.tasks import Arrays, Data, Split, SupervisedTask, classification, cross_entropy
 from paretax.tasks.breast_cancer import task as breast_cancer
 
 
@@ -92,3 +94,83 @@ def recording() -> Callable[[SupervisedTask], tuple[Workbench, Recorded]]:
         return Workbench(replace(task, metric=replace(task.metric, compute=compute))), seen
 
     return wrap
+
+
+# Training -----------------------------------------------------------------------------------------
+
+
+SMALL = {"width": 4, "depth": 1, "epochs": 2, "batch_size": 64, "learning_rate": 0.02}
+
+
+class CountingTrainer(Trainer):
+    """A trainer on the breast cancer task that counts how often its loss is traced."""
+
+    def __init__(self) -> None:
+        self.traces = 0
+
+        def loss(outputs: jax.Array, targets: jax.Array) -> jax.Array:
+            self.traces += 1
+            return cross_entropy(outputs, targets)
+
+        super().__init__(Workbench(replace(breast_cancer, loss_function=loss)), Calibrator())
+
+
+@pytest.fixture(scope="module")
+def trainer() -> CountingTrainer:
+    """Has trained once."""
+    made = CountingTrainer()
+    made.train(SMALL, 0)
+    assert made.traces > 0
+    return made
+
+
+@dataclass(kw_only=True)
+class Watched:
+    """What a watch was told: the weights after each epoch."""
+
+    steps: list[int] = field(default_factory=list)
+    weights: list[dict[str, np.ndarray]] = field(default_factory=list)
+
+    def __call__(self, steps: int, params: Arrays, state: Arrays) -> None:
+        self.steps.append(steps)
+        self.weights.append({n: np.array(a) for n, a in params.items()})
+
+    def zeros(self, name: str) -> list[int]:
+        return [int((w[name] == 0).sum()) for w in self.weights]
+
+
+Watching = Callable[..., tuple[Watched, dict[str, np.ndarray]]]
+AssertSame = Callable[[Mapping[str, Any], Mapping[str, Any]], None]
+Differ = Callable[[Mapping[str, Any], Mapping[str, Any]], bool]
+
+
+@pytest.fixture(scope="session")
+def watched() -> Watching:
+    """Trains, and gives what was seen on the way, and the parameters at the end."""
+
+    def watch(
+        trainer: Trainer, candidate: Mapping[str, Any], seed: int = 0, lesson: Lesson | None = None
+    ) -> tuple[Watched, dict[str, np.ndarray]]:
+        seen = Watched()
+        params, *_ = trainer.train(candidate, seed, lesson, seen)
+        return seen, to_numpy(params)
+
+    return watch
+
+
+@pytest.fixture(scope="session")
+def assert_same() -> AssertSame:
+    """Fails unless two sets of arrays are the same, bit for bit."""
+
+    def check(one: Mapping[str, Any], other: Mapping[str, Any]) -> None:
+        assert one.keys() == other.keys()
+        for name in one:
+            np.testing.assert_array_equal(one[name], other[name])
+
+    return check
+
+
+@pytest.fixture(scope="session")
+def differ() -> Differ:
+    """Whether any of two sets of arrays differ."""
+    return lambda one, other: any(not np.array_equal(one[name], other[name]) for name in one)

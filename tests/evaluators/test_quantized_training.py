@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,12 @@ from paretax.spaces.compression import compress
 from paretax.spaces.fake_quantization import LEARNED, train_on_grid
 from paretax.tasks.digits import task as digits
 
+if TYPE_CHECKING:
+    from tests.evaluators.conftest import AssertSame, CountingTrainer, Differ, Watching
+
 SMALL = {"width": 12, "depth": 1, "epochs": 3, "batch_size": 64, "learning_rate": 0.05}
+# What `trainer` has trained.
+TINY = {"width": 4, "depth": 1, "epochs": 2, "batch_size": 64, "learning_rate": 0.02}
 FROM_THE_START = {"qat_start": 0.0}  # one program to compile
 SCALES: dict[str, dict[str, Any]] = {
     "channel": {},
@@ -132,3 +137,47 @@ def test_preprocessing_is_outside_of_training_and_inside_of_what_is_deployed(
     found = np.asarray(deployed_program(deployed)(arrays, held.inputs))
     assert bench.task.metric.compute(found, held.targets) == evaluation.measurements[0].value
     assert evaluation.measurements[0].value > 0.8
+
+
+# When it begins, and what compiles ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("qat", ["ste", "lsq"])
+def test_training_on_the_grid_begins_where_it_is_told(
+    trainer: CountingTrainer, watched: Watching, assert_same: AssertSame, differ: Differ, qat: str
+) -> None:
+    dense, _ = watched(trainer, {**TINY, "epochs": 4})
+    candidate = {**TINY, "epochs": 4, "weight_bits": 2, "qat": qat, "qat_start": 0.5}
+    seen, _ = watched(trainer, candidate)
+    assert_same(dense.weights[0], seen.weights[0])
+    assert_same(dense.weights[1], seen.weights[1])
+    assert differ(dense.weights[2], seen.weights[2])
+    has_steps = [any(n.endswith(LEARNED) for n in w) for w in seen.weights]
+    assert has_steps == [False, False, qat == "lsq", qat == "lsq"]
+
+
+@pytest.mark.parametrize("qat", ["ste", "lsq"])
+@pytest.mark.parametrize(
+    "change",
+    [{"weight_bits": 5}, {"activation_bits": 3}, {"learning_rate": 0.01}, {"sparsity": 0.3}],
+    ids=str,
+)
+def test_the_numbers_of_a_training_on_the_grid_do_not_compile_again(
+    trainer: CountingTrainer, differ: Differ, qat: str, change: dict[str, Any]
+) -> None:
+    usual = {**TINY, "quantize": True, "weight_bits": 4, "sparsity": 0.5, "qat": qat}
+    params, *_ = trainer.train(usual, 0)
+    before = trainer.traces
+    changed, *_ = trainer.train({**usual, **change}, 0)
+    assert differ(params, changed)
+    assert trainer.traces == before
+
+
+def test_steps_are_learned_where_there_are_whole_numbers_alone(
+    trainer: CountingTrainer, differ: Differ
+) -> None:
+    candidate = {**TINY, "weight_bits@last": 4, "precision@first": "float8", "qat": "lsq"}
+    _, _, learned = trainer.train(candidate, 0)
+    assert learned.keys() == {f"out/kernel{side}" for side in LEARNED}
+    longer = {**candidate, "epochs": 4}
+    assert differ(learned, trainer.train(longer, 0)[2])

@@ -149,3 +149,14 @@ def test_whole_and_low_precision_features_do_as_well() -> None:
     for dtype in (jnp.int32, jnp.bfloat16):
         found = alike(jnp.asarray(whole, dtype), jnp.asarray(whole[::-1], dtype))
         np.testing.assert_allclose(found, expected, rtol=1e-4)
+
+
+def test_a_class_that_the_teacher_rules_out_adds_nothing() -> None:
+    """A logit of minus infinity, as masked outputs have."""
+    student = jnp.asarray([[0.5, -0.2, 3.0]])
+    teacher = jnp.asarray([[1.0, 2.0, -jnp.inf]])
+    found, gradient = jax.value_and_grad(soft_target_loss)(student, teacher, jnp.float32(2.0))
+    shares = jax.nn.softmax(jnp.asarray([0.5, 1.0]))
+    own = jax.nn.log_softmax(student[0] / 2.0)[:2]
+    np.testing.assert_allclose(found, 4.0 * jnp.sum(shares * (jnp.log(shares) - own)), rtol=1e-5)
+    assert np.isfinite(gradient).all()
