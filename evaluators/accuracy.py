@@ -154,6 +154,9 @@ class AccuracyEvaluator:
         """What a trained model computes, in the candidate's deployed arithmetic."""
         deployed = self._bench.deployed(candidate)
         params, state, _ = parts(deployed, weights)
+        if not deployed.recipe.rounds:
+            plain = self._programs.get((deployed.key, "plain"), lambda: jax.jit(deployed.predict))
+            return in_chunks(lambda chunk: plain(params, state, chunk), inputs)
         grid = self.grid(deployed, weights)
         run = self._programs.get(
             (deployed.key, deployed.recipe.structure),

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from paretax.evaluators.cache import LeastRecentlyUsed
+from paretax.evaluators.compiling import compile_fast
 from paretax.spaces.compression import (
     Grid,
     grid,
@@ -65,6 +66,6 @@ class Calibrator:
         ranges = ranges_from(recipe, sites, largest, histograms)
         make = self._programs.get(
             (key, recipe.structure, bool(learned)),
-            lambda: jax.jit(lambda *given: grid(recipe, sites, *given)),
+            lambda: compile_fast(lambda *given: grid(recipe, sites, *given)),
         )
         return make(params, ranges, widths_of(recipe), learned)  # type: ignore[no-any-return]

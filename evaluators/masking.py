@@ -7,8 +7,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from paretax.evaluators.cache import LeastRecentlyUsed
+from paretax.evaluators.compiling import compile_fast
 from paretax.evaluators.workbench import Deployed, Prepared
 from paretax.spaces.channels import channel_masks
 from paretax.spaces.recipe import masks
@@ -27,7 +29,7 @@ class Masker:
     def __init__(self) -> None:
         self._programs: LeastRecentlyUsed[Callable[..., Any]] = LeastRecentlyUsed(64)
 
-    def masks(
+    def prune(
         self,
         prepared: Prepared,
         deployed: Deployed,
@@ -36,21 +38,21 @@ class Masker:
         state: Arrays,
         share: float,
         round_share: float | None = None,
-    ) -> Arrays:
-        """The masks of a candidate's weights.
+    ) -> tuple[Arrays, Arrays]:
+        """A candidate's weights, pruned.
 
         Args:
             prepared: the model at its full size.
             deployed: the model as it will be.
             candidate: is read for the block of channels.
-            params: the weights by which it is decided.
+            params: the weights, by which it is decided; learned steps may be among them.
             state: of the model.
             share: of the final sparsity.
             round_share: of a lottery's rounds that are done; then the weights that stay shrink by
                 an equal factor in each round.
 
         Returns:
-            Booleans by parameter, in shapes that broadcast against it.
+            The parameters, and masks: booleans by parameter, in shapes that broadcast against it.
         """
         block = channel_block(candidate)
         counts = {}
@@ -74,15 +76,15 @@ class Masker:
             deployed.recipe.scope,
             *((n, t.pattern, t.sparsity > 0) for n, t in deployed.recipe.treatments.items()),
         )
-        run = self._programs.get(key, lambda: jax.jit(_program(prepared, deployed, block)))
-        whole = jnp.bool_(share == 1.0 or round_share is not None)
-        return run(params, state, counts, blocks, whole)  # type: ignore[no-any-return]
+        run = self._programs.get(key, lambda: compile_fast(_program(prepared, deployed, block)))
+        patterned = np.bool_(share == 1.0 or round_share is not None)
+        return run(params, state, counts, blocks, patterned)  # type: ignore[no-any-return]
 
 
-def _program(prepared: Prepared, deployed: Deployed, block: int) -> Callable[..., Arrays]:
+def _program(prepared: Prepared, deployed: Deployed, block: int) -> Callable[..., Any]:
     def run(
         params: Arrays, state: Arrays, pruned: Any, removed: Any, patterned: jax.Array
-    ) -> Arrays:
+    ) -> tuple[Arrays, Arrays]:
         found: Arrays = {}
         if deployed.groups:
             arrays = {**params, **state}
@@ -108,6 +110,6 @@ def _program(prepared: Prepared, deployed: Deployed, block: int) -> Callable[...
         total = {n: pruned[n] + gone.get(n, 0) for n in sites}
         for name, mask in masks(deployed.recipe, sites, magnitudes, total, patterned).items():
             found[name] = mask & found[name] if name in found else mask
-        return found
+        return mask_weights(params, found), found
 
     return run

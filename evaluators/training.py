@@ -1,36 +1,39 @@
-"""Training of one candidate, by compiled programs that later candidates use again."""
+"""Training of candidates, by compiled programs that later candidates use again."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from itertools import pairwise
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from paretax.evaluators.cache import LeastRecentlyUsed
 from paretax.evaluators.calibrating import Calibrator
+from paretax.evaluators.compiling import compile_fast
 from paretax.evaluators.masking import Masker, mask_weights
+from paretax.evaluators.randomness import training_key
+from paretax.evaluators.steps import (
+    BLOCK,
+    Carry,
+    Form,
+    compiled_block,
+    loops_on_host,
+    make_step,
+)
 from paretax.evaluators.teacher import Lesson
-from paretax.evaluators.workbench import Prepared, Workbench
+from paretax.evaluators.workbench import Deployed, Prepared, Workbench
 from paretax.spaces import distillation, pruning, quantization, training
 from paretax.spaces.compression import Grid
 from paretax.spaces.dimensions import choose
-from paretax.spaces.distillation import similarity_loss, soft_target_loss
-from paretax.spaces.fake_quantization import LEARNED, first_steps, train_on_grid
+from paretax.spaces.fake_quantization import LEARNED, first_steps
 from paretax.spaces.pruning import lottery_rounds
 from paretax.spaces.recipe import Recipe
 from paretax.spaces.schedule import Epoch, timeline
-from paretax.spaces.training import cosine, make_optimizer
+from paretax.spaces.training import make_optimizer
 from paretax.tasks import Arrays
-
-Carry = tuple[Arrays, Arrays, Any]
-"""(params, state, state of the optimiser)"""
 
 Watch = Callable[[int, Arrays, Arrays], None]
 """Is told (steps done, params, state) after each epoch."""
@@ -62,8 +65,11 @@ class _Run:
     candidate: Mapping[str, Any]
     chosen: Mapping[str, Any]
     prepared: Prepared
+    deployed: Deployed
     recipe: Recipe
+    laid: Sequence[Epoch]
     seed: int
+    noise: jax.Array
     lesson: Lesson | None
     watch: Watch | None
 
@@ -75,6 +81,34 @@ class _Run:
     def steps(self) -> int:
         """Of an epoch; examples that are left over are left out."""
         return len(self.prepared.features.train) // self.batch
+
+    @property
+    def end(self) -> int:
+        """All steps."""
+        return self.steps * len(self.laid)
+
+    @property
+    def prunes(self) -> bool:
+        """Whether the timeline prunes, rather than the rounds of a lottery."""
+        by_rounds = self.chosen["pruning"] == "lottery_ticket"
+        return not by_rounds and any(epoch.pruned > 0 for epoch in self.laid)
+
+    @property
+    def learns_steps(self) -> bool:
+        """Whether training on the grid learns the grid's steps."""
+        return bool(self.chosen["qat"] == "lsq")
+
+
+@dataclass(kw_only=True)
+class _Stand:
+    """Where a training stands; owned by the one who advances it."""
+
+    carry: Carry
+    step: int = 0
+    masks: Arrays = field(default_factory=dict)
+    grid: Grid = field(default_factory=dict)
+    pruned: float = -1.0
+    gridded: int = -1  # the epoch that the grid is of
 
 
 class Trainer:
@@ -91,8 +125,8 @@ class Trainer:
     def __init__(self, bench: Workbench, calibrator: Calibrator) -> None:
         self._bench, self._calibrator = bench, calibrator
         self._masker = Masker()
-        self._programs: LeastRecentlyUsed[Callable[..., Any]] = LeastRecentlyUsed(32)
-        self._examples: LeastRecentlyUsed[tuple[jax.Array, jax.Array]] = LeastRecentlyUsed(4)
+        self._programs: LeastRecentlyUsed[Callable[..., Any]] = LeastRecentlyUsed(128)
+        self._examples: LeastRecentlyUsed[dict[str, jax.Array]] = LeastRecentlyUsed(4)
 
     def train(
         self,
@@ -113,22 +147,24 @@ class Trainer:
             Parameters, state, and learned steps, by name: of the model at its full size, pruned.
 
         Raises:
-            DivergedError: the mean loss of an epoch is not finite.
+            DivergedError: the loss of a step is not finite.
         """
         run = self._run(candidate, seed, lesson, watch)
         if run.chosen["pruning"] == "lottery_ticket" and run.recipe.sparse:
             *_, ticket = self._lottery(run)
             carry = ticket.carry
         else:
-            carry, _ = self._epochs(run, self._start(run), {}, 0)
+            stand = _Stand(carry=self._start(run))
+            self._advance(run, stand, run.end)
+            carry = stand.carry
         params, state = carry[0], carry[1]
         learned = {n: v for n, v in params.items() if n.endswith(LEARNED)}
         params = {n: v for n, v in params.items() if n not in learned}
         learned = {n: v for n, v in learned.items() if _is_whole(run.recipe, n)}
-        deployed = self._bench.deployed(candidate)
-        if deployed.removed or deployed.recipe.sparse:
-            masks = self._masker.masks(run.prepared, deployed, candidate, params, state, 1.0)
-            params = mask_weights(params, masks)
+        if run.deployed.removed or run.deployed.recipe.sparse:
+            params, _ = self._masker.prune(
+                run.prepared, run.deployed, candidate, params, state, 1.0
+            )
         return params, state, learned
 
     def _run(
@@ -144,20 +180,26 @@ class Trainer:
             candidate=candidate,
             chosen=choose((*settings, *distillation.SETTINGS), candidate),
             prepared=prepared,
+            deployed=self._bench.deployed(candidate),
             recipe=Recipe.of(candidate, prepared.sites),
+            laid=timeline(candidate),
             seed=seed,
+            noise=training_key(seed),
             lesson=lesson,
             watch=watch,
         )
 
     def _start(self, run: _Run, seed: int | None = None) -> Carry:
-        init = self._programs.get(
-            (run.prepared.key, "init"), lambda: jax.jit(run.prepared.model.init)
-        )
-        # Of JAX's generators, rbg is the one whose programs compile fast: 0.9 s against 2.7 s with
-        # threefry for the initial weights of an MLP with two hidden layers.
-        params, state = init(jax.random.key(run.seed if seed is None else seed, impl="rbg"))
-        return params, state, make_optimizer(str(run.chosen["optimizer"]), 0.0, 0.0).init(params)
+        optimizer = str(run.chosen["optimizer"])
+
+        def start(key: jax.Array) -> Carry:
+            params, state = run.prepared.model.init(key)
+            return params, state, make_optimizer(optimizer, 0.0, 0.0).init(params)
+
+        key = (run.prepared.key, "start", optimizer)
+        program = self._programs.get(key, lambda: compile_fast(start))
+        carry: Carry = program(run.noise if seed is None else training_key(seed))
+        return carry
 
     def lottery(
         self, candidate: Mapping[str, Any], seed: int, watch: Watch | None = None
@@ -182,282 +224,181 @@ class Trainer:
     ) -> Ticket:
         """The control: the same mask, trained from initial weights of another seed."""
         run = self._run(candidate, seed, None, watch)
-        start = self._start(run, seed)
-        carry, _ = self._epochs(run, start, ticket.masks, 0)
+        carry = self._masked(run, self._start(run, seed), ticket.masks, 0)
         return Ticket(round=ticket.round, masks=ticket.masks, carry=carry)
 
     def _lottery(self, run: _Run) -> Iterator[Ticket]:
         rewind = int(run.chosen["rewind_step"])
-        deployed = self._bench.deployed(run.candidate)
-        highest = max(t.sparsity for t in deployed.recipe.treatments.values())
+        highest = max(t.sparsity for t in run.deployed.recipe.treatments.values())
         rounds, _ = lottery_rounds(run.candidate, highest)
-        carry, start = self._epochs(run, self._start(run), {}, 0, keep=rewind)
+        stand = _Stand(carry=self._start(run))
+        self._advance(run, stand, rewind)
+        start = _copy(stand.carry)
+        self._advance(run, stand, run.end)
+        carry = stand.carry
         yield Ticket(round=0, masks={}, carry=carry)
         for number in range(1, rounds + 1):
-            params = {n: v for n, v in carry[0].items() if not n.endswith(LEARNED)}
-            masks = self._masker.masks(
-                run.prepared, deployed, run.candidate, params, carry[1], 0.0, number / rounds
+            _, masks = self._masker.prune(
+                run.prepared, run.deployed, run.candidate, *carry[:2], 0.0, number / rounds
             )
             if number == rounds and run.chosen["ticket"] == "fresh":
-                carry, _ = self._epochs(run, self._start(run, run.seed ^ 0x5EED), masks, 0)
+                carry = self._masked(run, self._start(run, run.seed ^ 0x5EED), masks, 0)
             else:
-                carry, _ = self._epochs(run, start, masks, rewind)
+                carry = self._masked(run, _copy(start), masks, rewind)
             yield Ticket(round=number, masks=masks, carry=carry)
 
-    def _epochs(
-        self, run: _Run, carry: Carry, masks: Arrays, first: int, keep: int = 0
-    ) -> tuple[Carry, Carry]:
-        """Train from step `first` to the end.
+    def _masked(self, run: _Run, carry: Carry, masks: Arrays, step: int) -> Carry:
+        """The end of a training under fixed masks, from the step where the carry stands."""
+        carry = (mask_weights(carry[0], masks), *carry[1:])
+        stand = _Stand(carry=carry, step=step, masks=masks)
+        self._advance(run, stand, run.end)
+        return stand.carry
 
-        Args:
-            run: the candidate.
-            carry: where the training stands.
-            masks: fixed ones; empty where the timeline prunes.
-            first: step.
-            keep: the step whose carry is returned as well.
+    def _advance(self, run: _Run, stand: _Stand, until: int) -> None:
+        """Train until so many steps are done.
 
-        Returns:
-            The carry at the end, and at step `keep`.
+        Raises:
+            DivergedError: the loss of a step is not finite.
         """
-        carry = jax.tree.map(jnp.copy, (mask_weights(carry[0], masks), *carry[1:]))
-        kept = jax.tree.map(jnp.copy, carry)
-        deployed = self._bench.deployed(run.candidate) if _prunes(run) else None
-        grid: Grid = {}
-        pruned = -1.0
-        laid = timeline(run.candidate)
-        for index, epoch in enumerate(laid):
-            if (index + 1) * run.steps <= first:
-                continue
-            if deployed is not None and epoch.pruned != pruned:
-                # Also where nothing is gone yet: one program then serves all epochs.
-                pruned = epoch.pruned
-                params = {n: v for n, v in carry[0].items() if not n.endswith(LEARNED)}
-                masks = self._masker.masks(
-                    run.prepared, deployed, run.candidate, params, carry[1], pruned
-                )
-                carry = mask_weights(carry[0], masks), carry[1], carry[2]
-            if epoch.quantized:
-                carry, grid = self._on_grid(run, carry)
-            order = self._order(run, index)
-            cuts = sorted({0, run.steps, *(c - index * run.steps for c in (first, keep))})
-            for begin, end in pairwise(cuts):
-                if not 0 <= begin < end <= run.steps or index * run.steps + begin < first:
-                    continue
-                carry, loss = self._segment(
-                    run, carry, index, epoch, order, begin, end, masks, grid
-                )
-                if not math.isfinite(loss):
+        while stand.step < until:
+            index = stand.step // run.steps
+            epoch = run.laid[index]
+            self._set_up(run, stand, index, epoch)
+            count = min(until, self._alike(run, index)) - stand.step
+            while count > 0:
+                taken = min(count, BLOCK)
+                losses = self._block(run, stand, epoch, taken)
+                bad = np.flatnonzero(~np.isfinite(losses[:taken]))
+                if bad.size:
+                    place = (stand.step + int(bad[0])) // run.steps + 1
                     raise DivergedError(
-                        f"the training loss is {loss} in epoch {index + 1} of {len(laid)}"
+                        f"the training loss is {losses[bad[0]]} in epoch {place} of {len(run.laid)}"
                     )
-                if index * run.steps + end == keep:
-                    kept = jax.tree.map(jnp.copy, carry)
-            if run.watch is not None:
-                run.watch((index + 1) * run.steps, carry[0], carry[1])
-        return carry, kept
+                stand.step += taken
+                count -= taken
+            if run.watch is not None and stand.step % run.steps == 0:
+                run.watch(stand.step, stand.carry[0], stand.carry[1])
 
-    def _on_grid(self, run: _Run, carry: Carry) -> tuple[Carry, Grid]:
+    def _alike(self, run: _Run, index: int) -> int:
+        """The step up to which epochs need no new masks and no new grid after this one."""
+        first, after = run.laid[index], index + 1
+        calibrated = first.quantized and not run.learns_steps
+        if not calibrated and run.watch is None:
+            while after < len(run.laid) and run.laid[after] == first:
+                after += 1
+        return after * run.steps
+
+    def _set_up(self, run: _Run, stand: _Stand, index: int, epoch: Epoch) -> None:
+        """The masks and the grid of an epoch."""
+        if run.prunes and epoch.pruned != stand.pruned:
+            # Also where nothing is gone yet: one program then serves all epochs.
+            stand.pruned = epoch.pruned
+            params, state, memory = stand.carry
+            params, stand.masks = self._masker.prune(
+                run.prepared, run.deployed, run.candidate, params, state, epoch.pruned
+            )
+            stand.carry = params, state, memory
+        begun = stand.gridded >= 0
+        if epoch.quantized and stand.gridded != index and not (begun and run.learns_steps):
+            stand.gridded = index
+            self._on_grid(run, stand)
+
+    def _on_grid(self, run: _Run, stand: _Stand) -> None:
         """The grid for the coming epoch, and learned steps where they begin now."""
-        prepared, (params, state, memory) = run.prepared, carry
-        learn = run.chosen["qat"] == "lsq"
-        model = {n: v for n, v in params.items() if not n.endswith(LEARNED)}
-        grid = self._calibrator.grid(
-            prepared.key,
-            prepared.model.predict,
-            prepared.sites,
+        params, state, memory = stand.carry
+        stand.grid = self._calibrator.grid(
+            run.prepared.key,
+            run.prepared.model.predict,
+            run.prepared.sites,
             run.recipe,
-            model,
+            params,
             state,
-            prepared.features.train.inputs,
-            {n: v for n, v in params.items() if n.endswith(LEARNED)},
+            run.prepared.features.train.inputs,
+            {},
         )
-        if learn and len(model) == len(params):
-            params = {**params, **first_steps(grid)}
+        if run.learns_steps:
+            params = {**params, **first_steps(stand.grid)}
             memory = make_optimizer(str(run.chosen["optimizer"]), 0.0, 0.0, LEARNED).init(params)
-        return (params, state, memory), grid
+            stand.carry = params, state, memory
 
-    def _order(self, run: _Run, epoch: int) -> np.ndarray:
-        """The examples of each step of an epoch, (steps, batch)."""
+    def _rows(self, run: _Run, step: int, count: int) -> np.ndarray:
+        """The examples of steps, (BLOCK, batch), each epoch in an order of its own."""
+        found = np.zeros((BLOCK, run.batch), np.int32)
         examples = len(run.prepared.features.train)
-        order = np.random.default_rng([run.seed, epoch]).permutation(examples).astype(np.int32)
-        return order[: run.steps * run.batch].reshape(-1, run.batch)
+        done = 0
+        while done < count:
+            epoch, offset = divmod(step + done, run.steps)
+            order = np.random.default_rng([run.seed, epoch]).permutation(examples)
+            part = order[: run.steps * run.batch].reshape(-1, run.batch)[offset:][: count - done]
+            found[done : done + len(part)] = part
+            done += len(part)
+        return found
 
-    def _segment(
-        self,
-        run: _Run,
-        carry: Carry,
-        index: int,
-        epoch: Epoch,
-        order: np.ndarray,
-        begin: int,
-        end: int,
-        masks: Arrays,
-        grid: Grid,
-    ) -> tuple[Carry, float]:
-        """Steps `begin` to `end` of an epoch."""
-        chosen, key = run.chosen, run.prepared.key
-        learn = epoch.quantized and chosen["qat"] == "lsq"
+    def _block(self, run: _Run, stand: _Stand, epoch: Epoch, count: int) -> np.ndarray:
+        """Take steps, and return their losses."""
+        chosen, prepared = run.chosen, run.prepared
         lesson = run.lesson if epoch.distilled else None
-        data, watch = self._data(run.prepared), None
+        data, watch = self._data(prepared), None
         if lesson is not None:
-            data |= lesson.arrays
+            data = {**data, **lesson.arrays}
             if chosen["feature_weight"] > 0 and lesson.features is not None:
-                watch = list(run.prepared.sites)[-1]
+                watch = list(prepared.sites)[-1]
                 data["teacher_features"] = lesson.features
-        form: tuple[Any, ...] = (str(chosen["optimizer"]), watch)
-        if epoch.quantized:
-            form = (*form, learn, run.recipe.structure)
-        program = self._programs.get(
-            (key, form),
-            lambda: self._program(run.prepared, form[0], epoch.quantized, learn, watch),
+        form = Form(
+            optimizer=str(chosen["optimizer"]),
+            quantized=epoch.quantized,
+            learned=epoch.quantized and run.learns_steps,
+            watch=watch,
+            structure=run.recipe.structure if epoch.quantized else (),
+            smoothed=chosen["label_smoothing"] > 0,
+            clipped=chosen["gradient_clip"] > 0,
         )
-        since = index * run.steps + begin - epoch.first * run.steps
+        program = self._programs.get(
+            (prepared.key, form),
+            lambda: compiled_block(
+                make_step(prepared, self._bench.task, form), loops_on_host=loops_on_host(prepared)
+            ),
+        )
         numbers = {
             "learning_rate": chosen["learning_rate"] * epoch.rate,
-            "weight_decay": chosen["weight_decay"],
             "decay": chosen["learning_rate_decay"] == "cosine",
-            "since": since,
+            "first_step": epoch.first * run.steps,
             "steps": epoch.length * run.steps,
-            "alpha": chosen["alpha"],
-            "temperature": chosen["temperature"],
-            "feature_weight": chosen["feature_weight"],
+            **{n: chosen[n] for n in ("weight_decay", "gradient_clip", "label_smoothing")},
+            **{n: chosen[n] for n in ("alpha", "temperature", "feature_weight")},
         }
-        noise = jax.random.fold_in(jax.random.key(run.seed), index)
-        carry, loss = program(
-            carry,
-            {name: jnp.float32(value) for name, value in numbers.items()},
-            order[begin:end],
-            jnp.int32(begin),
-            noise,
+        losses: np.ndarray
+        stand.carry, losses = program(
+            stand.carry,
+            {name: np.float32(value) for name, value in numbers.items()},
+            self._rows(run, stand.step, count),
+            np.int32(stand.step),
+            np.int32(count),
+            run.noise,
             data,
-            masks,
-            grid if epoch.quantized else {},
+            stand.masks,
+            stand.grid if epoch.quantized else {},
         )
-        return carry, float(loss)
+        return losses
 
     def _data(self, prepared: Prepared) -> dict[str, jax.Array]:
         train = prepared.features.train
-        inputs, targets = self._examples.get(
-            prepared.features.key, lambda: (jnp.asarray(train.inputs), jnp.asarray(train.targets))
+        return self._examples.get(
+            prepared.features.key,
+            lambda: {"inputs": jnp.asarray(train.inputs), "targets": jnp.asarray(train.targets)},
         )
-        return {"inputs": inputs, "targets": targets}
-
-    def _program(
-        self, prepared: Prepared, name: str, quantized: bool, learn: bool, watch: str | None
-    ) -> Callable[..., Any]:
-        model, task = prepared.model, self._bench.task
-        if quantized or watch is not None:
-            forward = train_on_grid(model.apply, prepared.sites, learn=learn, watch=watch)
-        else:
-            forward = _plainly(model.apply)
-
-        def step(
-            carry: Carry,
-            numbers: Mapping[str, jax.Array],
-            rows: jax.Array,
-            index: jax.Array,
-            noise: jax.Array,
-            data: Mapping[str, jax.Array],
-            masks: Arrays,
-            grid: Grid,
-        ) -> tuple[Carry, jax.Array]:
-            params, state, memory = carry
-            part = {name: array[rows] for name, array in data.items()}
-            dropout = jax.random.fold_in(noise, index)
-
-            def loss(params: Arrays) -> tuple[jax.Array, Arrays]:
-                kept = mask_weights(params, masks)
-                (outputs, changed), features = forward(kept, state, part["inputs"], dropout, grid)
-                value = task.loss(outputs, part["targets"])
-                if "teacher_outputs" in part:
-                    soft = soft_target_loss(
-                        outputs, part["teacher_outputs"], numbers["temperature"]
-                    )
-                    value = (1.0 - numbers["alpha"]) * value + numbers["alpha"] * soft
-                if "teacher_features" in part:
-                    alike = similarity_loss(features, part["teacher_features"])
-                    value = value + numbers["feature_weight"] * alike
-                return value, changed
-
-            (value, state), gradients = jax.value_and_grad(loss, has_aux=True)(params)
-            begun = numbers["since"] + index.astype(jnp.float32) - numbers["begin"]
-            share = jnp.where(numbers["decay"] > 0, cosine(begun, numbers["steps"]), 1.0)
-            rate = numbers["learning_rate"] * share
-            optimizer = make_optimizer(
-                name, rate, numbers["weight_decay"], LEARNED if learn else ()
-            )
-            updates, memory = optimizer.update(gradients, memory, params)
-            params = mask_weights(optax.apply_updates(params, updates), masks)
-            return (params, state, memory), value
-
-        return _looped(step, self._slow_in_loops(prepared))
-
-    @staticmethod
-    def _slow_in_loops(prepared: Prepared) -> bool:
-        """Whether an epoch is a loop over compiled steps instead of one compiled `scan`.
-
-        XLA computes the gradient of a convolution about ten times slower inside a loop on the CPU
-        (jax issue 12868; measured: 28 ms against 2.6 ms for 128 x 14 x 14 x 8 to 16 channels).
-        """
-        convolves = any(site.kind == "convolution" for site in prepared.sites.values())
-        return convolves and jax.default_backend() == "cpu"
 
 
-def _plainly(apply: Callable[..., Any]) -> Callable[..., Any]:
-    """The model as it is, called as `train_on_grid`'s: no grid, and no features."""
-    return lambda params, state, inputs, key, grid: (apply(params, state, inputs, key), None)
-
-
-def _looped(step: Callable[..., Any], in_python: bool) -> Callable[..., Any]:
-    """A program over all steps of a segment, from one step."""
-
-    def scanned(
-        carry: Carry,
-        numbers: Mapping[str, jax.Array],
-        order: jax.Array,
-        begin: jax.Array,
-        *rest: Any,
-    ) -> tuple[Carry, jax.Array]:
-        numbers = {**numbers, "begin": begin.astype(jnp.float32)}
-        carry, losses = jax.lax.scan(
-            lambda carry, given: step(carry, numbers, *given, *rest),
-            carry,
-            (order, begin + jnp.arange(len(order), dtype=jnp.int32)),
-        )
-        return carry, losses.mean()
-
-    if not in_python:
-        return jax.jit(scanned, donate_argnums=0)
-    one_step = jax.jit(step, donate_argnums=0)
-
-    def stepped(
-        carry: Carry,
-        numbers: Mapping[str, jax.Array],
-        order: np.ndarray,
-        begin: jax.Array,
-        *rest: Any,
-    ) -> tuple[Carry, jax.Array]:
-        numbers = {**numbers, "begin": begin.astype(jnp.float32)}
-        losses = []
-        for index, rows in enumerate(order, int(begin)):
-            carry, value = one_step(carry, numbers, rows, jnp.int32(index), *rest)
-            losses.append(value)
-        return carry, jnp.stack(losses).mean()
-
-    return stepped
+def _copy(carry: Carry) -> Carry:
+    """A carry that a program may not overwrite when it takes the other one."""
+    copied: Carry = jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), carry)
+    return copied
 
 
 def _is_whole(recipe: Recipe, learned: str) -> bool:
     """Whether a learned step is of a site with whole numbers; others learn nothing."""
     treatment = recipe.treatments[learned.rpartition(".")[0]]
     return treatment.weights_quantized or treatment.inputs_quantized
-
-
-def _prunes(run: _Run) -> bool:
-    """Whether the timeline prunes, rather than the rounds of a lottery."""
-    return run.chosen["pruning"] != "lottery_ticket" and any(
-        epoch.pruned > 0 for epoch in timeline(run.candidate)
-    )
 
 
 def to_numpy(arrays: Mapping[str, jax.Array]) -> dict[str, np.ndarray]:

@@ -260,6 +260,16 @@ class Workbench:
         timeline(candidate)
         self.deployed(candidate)
         chosen = choose((*training.SETTINGS, *pruning.SETTINGS), candidate)
+        targets = self.data.train.targets
+        outputs = self.prepared(candidate).outputs
+        if chosen["label_smoothing"] > 0 and (
+            targets.dtype.kind not in "iu" or targets.ndim != len(outputs.shape) - 1
+        ):
+            raise UsageError(
+                f"label_smoothing needs whole-number labels, one for each row of logits, got "
+                f"targets of {targets.dtype} {targets.shape[1:]} and outputs {outputs.shape[1:]} "
+                "an example: leave it at 0"
+            )
         examples, batch = len(self.data.train), int(chosen["batch_size"])
         if batch > examples:
             raise UsageError(

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from paretax.errors import UsageError
 from paretax.spaces import pruning, quantization
 from paretax.spaces.dimensions import choose
-from paretax.spaces.pruning import global_masks, layer_mask, n_of_m_mask, pruned_count
+from paretax.spaces.pruning import global_masks, layer_masks, n_of_m_mask, pruned_count
 from paretax.spaces.quantization import FLOAT_BITS, group_length, scale_axes
 from paretax.spaces.rules import resolve
 from paretax.spaces.sites import Site
@@ -138,6 +138,11 @@ class Recipe:
         return any(t.weights_quantized or t.inputs_quantized for t in self.treatments.values())
 
     @property
+    def rounds(self) -> bool:
+        """Whether any site computes otherwise than in float32."""
+        return self.quantized or any(t.precision != "float32" for t in self.treatments.values())
+
+    @property
     def structure(self) -> tuple[Any, ...]:
         """What the graph of `simulate` depends on; everything else are numbers."""
         return self.calibration, *((n, *t.structure) for n, t in self.treatments.items())
@@ -164,19 +169,18 @@ def masks(
         patterned: whether patterns N of M are applied; may be traced.
     """
     found: dict[str, jax.Array] = {}
-    free = []
+    free: dict[str, jax.Array] = {}
     for name, sizes in magnitudes.items():
         pattern = recipe.treatments[name].pattern
         if pattern is not None:
             mask = n_of_m_mask(sizes, sites[name].inner_axis, *pattern)
             found[name] = mask | jnp.logical_not(patterned)
-        elif recipe.scope == "layer":
-            found[name] = layer_mask(sizes, counts[name])
         else:
-            free.append(name)
-    if free:
-        total = sum(counts[name] for name in free)
-        found |= global_masks({name: magnitudes[name] for name in free}, total)
+            free[name] = sizes
+    if free and recipe.scope == "layer":
+        found |= layer_masks(free, counts)
+    elif free:
+        found |= global_masks(free, sum(counts[name] for name in free))
     return found
 
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from paretax.spaces.dimensions import choice, not_negative, positive, whole
+from paretax.spaces.dimensions import choice, not_negative, positive, share, whole
 
 _DIRECTIONS: Mapping[str, Callable[[], optax.GradientTransformation]] = {
     "adamw": optax.scale_by_adam,
@@ -21,6 +21,8 @@ SETTINGS = (
     positive("learning_rate", 1e-3),
     choice("learning_rate_decay", "cosine", "none"),
     not_negative("weight_decay"),
+    not_negative("gradient_clip"),
+    share("label_smoothing"),
     whole("batch_size", 128, least=1),
     whole("epochs", 20, least=1),
 )
@@ -62,3 +64,27 @@ def cosine(step: jax.Array, steps: jax.Array | int) -> jax.Array:
         steps: that it takes in all.
     """
     return 0.5 * (1.0 + jnp.cos(jnp.pi * jnp.minimum(step / steps, 1.0)))
+
+
+def smoothed_loss(
+    loss: Callable[[jax.Array, jax.Array], jax.Array],
+    outputs: jax.Array,
+    labels: jax.Array,
+    share: jax.Array,
+) -> jax.Array:
+    """A loss under smoothed labels: a share of each label is spread evenly over all classes.
+
+    Szegedy et al., 2016, arXiv:1512.00567, section 7, for any loss that is linear in the target's
+    distribution, as cross-entropy is.
+
+    Args:
+        loss: (outputs, labels) -> scalar.
+        outputs: (batch, ..., classes).
+        labels: whole numbers, (batch, ...).
+        share: that is spread; 0 leaves the labels.
+    """
+    every: Callable[[jax.Array], jax.Array] = jax.vmap(
+        lambda c: loss(outputs, jnp.full_like(labels, c))
+    )
+    classes = jnp.arange(outputs.shape[-1], dtype=labels.dtype)
+    return (1.0 - share) * loss(outputs, labels) + share * every(classes).mean()

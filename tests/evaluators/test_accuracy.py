@@ -318,8 +318,12 @@ FAMILIES: dict[str, tuple[dict[str, Any], list[dict[str, Any]]]] = {
         {"quantize": True, "qat": "lsq", "sparsity": 0.5, "fine_tuning": 0.5},
         [{"weight_bits": 2, "activation_bits": 3}, {"sparsity": 0.7}, {"learning_rate": 0.01}],
     ),
+    "smoothed": (
+        {"label_smoothing": 0.1, "gradient_clip": 1.0},
+        [{"label_smoothing": 0.3}, {"gradient_clip": 0.1}],
+    ),
     "lottery": (
-        {"pruning": "lottery_ticket", "sparsity": 0.6},
+        {"pruning": "lottery_ticket", "sparsity": 0.6, "learning_rate": 0.05},
         [{"sparsity": 0.2}, {"lottery_rate": 0.5}, {"ticket": "fresh"}],
     ),
     "distilled": (

@@ -44,7 +44,7 @@ def masks_of(
 ) -> dict[str, np.ndarray]:
     prepared, deployed = bench.prepared(candidate), bench.deployed(candidate)
     _, state = weights_of(bench, candidate)
-    found = masker.masks(prepared, deployed, candidate, params, state, share, round_share)
+    _, found = masker.prune(prepared, deployed, candidate, params, state, share, round_share)
     return {n: np.broadcast_to(np.asarray(m), prepared.params[n].shape) for n, m in found.items()}
 
 

@@ -203,16 +203,26 @@ class Round:
 def rounds(monkeypatch: pytest.MonkeyPatch) -> list[Round]:
     """The trainings of a lottery, as they happen."""
     seen: list[Round] = []
-    plain = Trainer._epochs
+    plain, plain_masked = Trainer._advance, Trainer._masked
+    dense: dict[str, np.ndarray] = {}
 
-    def noted(self: Trainer, run: Any, carry: Any, masks: Arrays, first: int, keep: int = 0) -> Any:
+    def advanced(self: Trainer, run: Any, stand: Any, until: int) -> None:
+        if stand.step == 0:
+            dense.update({n: np.array(a) for n, a in stand.carry[0].items()})
+        plain(self, run, stand, until)
+        if not stand.masks and until == run.end:
+            end = {n: np.array(a) for n, a in stand.carry[0].items()}
+            seen.append(Round(first=0, begin=dict(dense), masks={}, end=end))
+
+    def masked(self: Trainer, run: Any, carry: Any, masks: Arrays, step: int) -> Any:
         begin = {n: np.array(a) for n, a in carry[0].items()}
-        found = plain(self, run, carry, masks, first, keep)
-        end = {n: np.array(a) for n, a in found[0][0].items()}
-        seen.append(Round(first=first, begin=begin, masks=to_numpy(masks), end=end))
+        found = plain_masked(self, run, carry, masks, step)
+        end = {n: np.array(a) for n, a in found[0].items()}
+        seen.append(Round(first=step, begin=begin, masks=to_numpy(masks), end=end))
         return found
 
-    monkeypatch.setattr(Trainer, "_epochs", noted)
+    monkeypatch.setattr(Trainer, "_advance", advanced)
+    monkeypatch.setattr(Trainer, "_masked", masked)
     return seen
 
 

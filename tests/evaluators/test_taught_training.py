@@ -48,7 +48,7 @@ def test_a_student_of_the_teacher_alone_does_not_see_the_labels(
         outputs = np.asarray(predict(params, {}, jnp.asarray(inputs)))
         return float((outputs.argmax(axis=1) == labels).mean())
 
-    candidate = {**DISTILLED, "epochs": 12}
+    candidate = {**DISTILLED, "epochs": 20}
     start, *_ = trainer.train({**candidate, "learning_rate": 1e-9}, 0, lesson)
     taught, *_ = trainer.train(candidate, 0, lesson)
     alone, *_ = trainer.train({**candidate, "alpha": 0.0}, 0, lesson)

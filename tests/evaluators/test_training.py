@@ -10,9 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from paretax.evaluators import Workbench
+from paretax.errors import UsageError
+from paretax.evaluators import Workbench, training
 from paretax.evaluators.calibrating import Calibrator
+from paretax.evaluators.steps import loops_on_host
 from paretax.evaluators.training import DivergedError, Trainer, to_numpy
+from paretax.spaces.training import smoothed_loss
 from paretax.tasks import Arrays, Data, Metric, Split, SupervisedTask
 
 if TYPE_CHECKING:
@@ -155,25 +158,77 @@ CONV = {"epochs": 2, "batch_size": 16, "learning_rate": 0.01}
 def test_convolutions_are_trained_step_by_step_with_the_same_weights_at_the_end(
     bench: Workbench, image_bench: Workbench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    scans = []
-    scan = jax.lax.scan
-
-    def counted(*args: Any, **kwargs: Any) -> Any:
-        scans.append(1)
-        return scan(*args, **kwargs)
-
-    monkeypatch.setattr(jax.lax, "scan", counted)
-    assert Trainer._slow_in_loops(image_bench.prepared(CONV))
-    assert not Trainer._slow_in_loops(bench.prepared(SMALL))
+    assert loops_on_host(image_bench.prepared(CONV))
+    assert not loops_on_host(bench.prepared(SMALL))
     stepped, *_ = Trainer(image_bench, Calibrator()).train(CONV, 0)
-    assert not scans
-    monkeypatch.setattr(Trainer, "_slow_in_loops", staticmethod(lambda prepared: False))
+    asked = []
+
+    def never(prepared: Any) -> bool:
+        asked.append(prepared)
+        return False
+
+    monkeypatch.setattr(training, "loops_on_host", never)
     trainer = Trainer(image_bench, Calibrator())
     scanned, *_ = trainer.train(CONV, 0)
-    assert scans
+    assert asked
 
     start, *_ = trainer.train({**CONV, "learning_rate": 1e-9}, 0)
     assert stepped.keys() == scanned.keys()
     for name in stepped:
         np.testing.assert_allclose(stepped[name], scanned[name], rtol=0, atol=1e-5)
         assert np.abs(np.asarray(stepped[name]) - np.asarray(start[name])).max() > 1e-3
+
+
+def test_labels_are_smoothed_by_a_share_for_all_classes(bench: Workbench) -> None:
+    """Cross-entropy under (1 - e) of the label and e evenly, in closed form."""
+    outputs = jnp.asarray(np.random.default_rng(0).normal(size=(5, 3)), jnp.float32)
+    labels = jnp.array([0, 2, 1, 1, 0])
+    found = smoothed_loss(bench.task.loss, outputs, labels, jnp.float32(0.3))
+    targets = 0.7 * np.eye(3)[np.asarray(labels)] + 0.1
+    expected = -(targets * np.asarray(jax.nn.log_softmax(outputs))).sum(axis=1).mean()
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+def test_clipped_gradients_have_at_most_the_norm_asked_for(bench: Workbench) -> None:
+    """One step of plain descent by a clipped gradient moves the weights by rate times norm."""
+    trainer = Trainer(bench, Calibrator())
+    examples = len(bench.data.train)
+    one_step = {**SMALL, "optimizer": "sgd", "epochs": 1, "batch_size": examples}
+    one_step |= {"learning_rate_decay": "none", "learning_rate": 1.0}
+    start, *_ = trainer.train({**one_step, "learning_rate": 1e-30}, 0)
+
+    def moved(**change: float) -> float:
+        end, *_ = trainer.train({**one_step, **change}, 0)
+        squares = [np.square(np.asarray(end[n]) - np.asarray(start[n])).sum() for n in start]
+        return math.sqrt(sum(squares))
+
+    free = moved()
+    assert moved(gradient_clip=free) == pytest.approx(free, rel=1e-4)  # 1.9 of it is the step
+    np.testing.assert_allclose(moved(gradient_clip=0.01), 1.9 * 0.01, rtol=1e-3)
+
+
+def test_only_labels_can_be_smoothed(bench: Workbench) -> None:
+    floating = replace_targets(bench, np.float32)
+    with pytest.raises(UsageError, match="label_smoothing needs whole-number labels"):
+        floating.check_training({**SMALL, "label_smoothing": 0.1})
+    floating.check_training(SMALL)
+
+
+def replace_targets(bench: Workbench, dtype: Any) -> Workbench:
+    """The task with targets of another type."""
+    data = bench.data
+    parts = {
+        name: Split(getattr(data, name).inputs, getattr(data, name).targets.astype(dtype))
+        for name in ("train", "validation", "test")
+    }
+    task = bench.task
+    return Workbench(
+        SupervisedTask(
+            name="floating",
+            metric=task.metric,
+            load=lambda: Data(**parts),
+            model=task.build,
+            loss_function=task.loss,
+            defaults=task.defaults,
+        )
+    )

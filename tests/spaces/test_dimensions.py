@@ -41,6 +41,8 @@ ALLOWED: dict[str, tuple[list[Value], list[Value]]] = {  # name -> values, and o
     "learning_rate": ([1e-9, 1, 10.0], [0, 0.0, -1e-3, True, "0.1"]),
     "learning_rate_decay": (["cosine", "none"], ["linear", True]),
     "weight_decay": ([0, 0.0, 1e-2], [-1e-9, False, "0"]),
+    "gradient_clip": ([0, 0.0, 5], [-1e-9, False, "1"]),
+    "label_smoothing": ([0, 0.0, 0.999], [1, 1.0, -0.1, False]),
     "batch_size": ([1, 128], [0, -1, 1.0, True, "8"]),
     "epochs": ([1, 100], [0, 2.5, True]),
     "sparsity": ([0, 0.0, 0.999], [1, 1.0, -0.1, False]),

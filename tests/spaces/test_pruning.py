@@ -16,7 +16,7 @@ from paretax.errors import UsageError
 from paretax.spaces.pruning import (
     global_masks,
     gradual_sparsity,
-    layer_mask,
+    layer_masks,
     lottery_rounds,
     n_of_m_mask,
     patterns,
@@ -26,12 +26,24 @@ from paretax.spaces.pruning import (
 from paretax.spaces.sites import Site
 
 SHAPE = (3, 4)
-prune = jax.jit(layer_mask)
 VALUES = st.one_of(st.sampled_from([0.0, -0.0, 1.0, -1.0, 0.5]), st.floats(-2, 2, width=16))
 
 
 def site(weight: str, shape: tuple[int, ...], **rest: Any) -> Site:
     return Site(**({"weight": weight, "kind": "dot", "shape": shape, "axes": (0,)} | rest))
+
+
+def layer_mask(magnitudes: jax.Array, count: Any) -> jax.Array:
+    """One layer's mask, found together with those of layers of other sizes."""
+    others = {"small": jnp.ones(3), "large": jnp.arange(14.0), "far larger": jnp.arange(200.0)}
+    counts = {"one": count, "small": 1, "large": 3, "far larger": 150}
+    found = layer_masks({**others, "one": magnitudes}, counts)
+    for name, values in others.items():
+        np.testing.assert_array_equal(found[name], np.arange(values.size) >= counts[name])
+    return found["one"]
+
+
+prune = jax.jit(lambda magnitudes, count: layer_masks({"": magnitudes}, {"": count})[""])
 
 
 # One layer ----------------------------------------------------------------------------------------
@@ -81,7 +93,7 @@ def test_one_program_serves_all_counts() -> None:
     @jax.jit
     def run(magnitudes: jax.Array, count: jax.Array) -> jax.Array:
         traces.append(count)
-        return layer_mask(magnitudes, count)
+        return prune(magnitudes, count)  # type: ignore[no-any-return]
 
     magnitudes = jnp.abs(jnp.asarray(np.random.default_rng(0).normal(size=SHAPE)))
     for count in range(12):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from paretax.errors import UsageError
-from paretax.spaces.pruning import global_masks, layer_mask, n_of_m_mask
+from paretax.spaces.pruning import global_masks, layer_masks, n_of_m_mask
 from paretax.spaces.recipe import Recipe, Treatment, masks, steps_in_words
 from paretax.spaces.sites import Site
 
@@ -207,7 +207,7 @@ def test_masks_of_layers() -> None:
     found = masks(recipe, SITES, MAGNITUDES, counts)
     assert count(found) == counts
     for name, mask in found.items():
-        np.testing.assert_array_equal(mask, layer_mask(MAGNITUDES[name], counts[name]))
+        np.testing.assert_array_equal(mask, layer_masks(MAGNITUDES, counts)[name])
 
 
 def test_masks_with_patterns_run_along_the_inputs() -> None:
