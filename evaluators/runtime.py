@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import sys
@@ -43,6 +44,27 @@ def apply_worker_environment() -> None:
     import jax
 
     jax.config.update("jax_cpu_enable_async_dispatch", False)
+    try:
+        folder = cache_folder() / "programs" / _fingerprint()
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError:
+        return  # no place to keep programs: they are compiled again
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
+
+
+def cache_folder() -> Path:
+    """Where compiled programs and teachers are kept for other runs of this user."""
+    if chosen := os.environ.get("PARETAX_CACHE"):
+        return Path(chosen)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "paretax"
+
+
+def _fingerprint() -> str:
+    """Of this processor, as programs for another may not run on it."""
+    about = "\n".join([platform.machine(), _processor(), _cpuinfo("flags"), platform.system()])
+    return hashlib.sha256(about.encode()).hexdigest()[:16]
 
 
 def versions() -> dict[str, str]:
@@ -68,9 +90,14 @@ def machine() -> dict[str, Any]:
 
 
 def _processor() -> str:
+    return _cpuinfo("model name") or platform.processor() or platform.machine()
+
+
+def _cpuinfo(key: str) -> str:
+    """What Linux says of the first processor; "" where it says nothing."""
     cpuinfo = Path("/proc/cpuinfo")
     if sys.platform == "linux" and cpuinfo.exists():
         for line in cpuinfo.read_text().splitlines():
-            if line.startswith("model name"):
+            if line.startswith(key):
                 return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+    return ""

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from paretax.evaluators.compiling import compile_fast
 from paretax.evaluators.masking import mask_weights
+from paretax.evaluators.packing import Packing
 from paretax.evaluators.workbench import Prepared
 from paretax.spaces.compression import Grid
 from paretax.spaces.distillation import similarity_loss, soft_target_loss
@@ -50,8 +50,15 @@ class Form:
     clipped: bool = False
 
 
-def make_step(prepared: Prepared, task: Task, form: Form) -> Callable[..., Any]:
+def first_memory(optimizer: str, params: Arrays) -> Any:
+    """The state of an optimiser before the first step."""
+    return make_optimizer(optimizer, 0.0, 0.0).init(Packing(params).pack(params))
+
+
+def make_step(prepared: Prepared, task: Task, form: Form, packing: Packing) -> Callable[..., Any]:
     """One step: (carry, numbers, rows, step, noise, data, masks, grid) -> (carry, loss).
+
+    Parameters, masks and the optimiser's state are packed.
 
     `numbers` are scalars by name, `rows` the examples' places in `data`, `step` the number of
     steps before this one, `noise` the key of the training.
@@ -61,6 +68,10 @@ def make_step(prepared: Prepared, task: Task, form: Form) -> Callable[..., Any]:
         forward = train_on_grid(apply, prepared.sites, learn=form.learned, watch=form.watch)
     else:
         forward = _plainly(apply)
+
+    decays = None
+    if form.learned:
+        decays = packing.pack({n: float(not n.endswith(LEARNED)) for n in packing.shapes})
 
     def step(
         carry: Carry,
@@ -72,7 +83,7 @@ def make_step(prepared: Prepared, task: Task, form: Form) -> Callable[..., Any]:
         masks: Arrays,
         grid: Grid,
     ) -> tuple[Carry, jax.Array]:
-        params, state, memory = carry
+        vectors, state, memory = carry
         part = {name: array[rows] for name, array in data.items()}
         key = jax.random.fold_in(noise, step)
 
@@ -91,8 +102,9 @@ def make_step(prepared: Prepared, task: Task, form: Form) -> Callable[..., Any]:
                 value = value + numbers["feature_weight"] * alike
             return value, changed
 
-        (value, state), gradients = jax.value_and_grad(loss, has_aux=True)(params)
-        gradients = mask_weights(gradients, masks)
+        params = packing.unpack(vectors)
+        (value, state), found = jax.value_and_grad(loss, has_aux=True)(params)
+        gradients = mask_weights(packing.pack(found), masks)
         if form.clipped:
             gradients = _clip(gradients, numbers["gradient_clip"])
         begun = step.astype(jnp.float32) - numbers["first_step"]
@@ -101,11 +113,11 @@ def make_step(prepared: Prepared, task: Task, form: Form) -> Callable[..., Any]:
             form.optimizer,
             numbers["learning_rate"] * share,
             numbers["weight_decay"],
-            LEARNED if form.learned else (),
+            decays,
         )
-        updates, memory = optimizer.update(gradients, memory, params)
-        params = mask_weights(optax.apply_updates(params, updates), masks)
-        return (params, state, memory), value
+        updates, memory = optimizer.update(gradients, memory, vectors)
+        vectors = mask_weights(optax.apply_updates(vectors, updates), masks)
+        return (vectors, state, memory), value
 
     return step
 
@@ -122,12 +134,35 @@ def _clip(gradients: Arrays, largest: jax.Array) -> Arrays:
     return {name: gradient * factor for name, gradient in gradients.items()}
 
 
-def block_of(step: Callable[..., Any]) -> Callable[..., Any]:
-    """Many steps in one: (carry, numbers, rows, begin, count, noise, data, masks, grid).
+def make_block(
+    prepared: Prepared, task: Task, form: Form, *, on_host: bool
+) -> Callable[..., tuple[Carry, np.ndarray]]:
+    """Many steps: (carry, numbers, rows, begin, count, noise, data, masks, grid).
 
     `rows` is (BLOCK, batch), of which the first `count` are taken; `begin` the number of steps
-    before. Returns the carry, and the losses: (BLOCK,), 0 where none was taken.
+    before. The memory of the carry that is given is used again.
+
+    Args:
+        prepared: the model.
+        task: for its loss.
+        form: of the steps.
+        on_host: call a compiled step again and again, instead of one compiled loop.
+
+    Returns:
+        The program: it returns the carry, and the losses of the steps, (count,) or longer.
     """
+
+    def packed(
+        take: Callable[..., tuple[Carry, jax.Array]],
+        carry: Carry,
+        masks: Arrays,
+    ) -> tuple[Carry, jax.Array]:
+        params, state, memory = carry
+        packing = Packing(jax.tree.map(jax.typeof, params))
+        whole = packing.pack({n: masks.get(n, True) for n in params}) if masks else {}
+        step = make_step(prepared, task, form, packing)
+        (vectors, state, memory), losses = take(step, (packing.pack(params), state, memory), whole)
+        return (packing.unpack(vectors), state, memory), losses
 
     def block(
         carry: Carry,
@@ -135,39 +170,48 @@ def block_of(step: Callable[..., Any]) -> Callable[..., Any]:
         rows: jax.Array,
         begin: jax.Array,
         count: jax.Array,
-        *rest: Any,
+        noise: jax.Array,
+        data: Mapping[str, jax.Array],
+        masks: Arrays,
+        grid: Grid,
     ) -> tuple[Carry, jax.Array]:
-        def body(i: jax.Array, so_far: tuple[Carry, jax.Array]) -> tuple[Carry, jax.Array]:
-            carry, losses = so_far
-            carry, value = step(carry, numbers, rows[i], begin + i, *rest)
-            return carry, losses.at[i].set(value.astype(jnp.float32))
+        def take(step: Callable[..., Any], carry: Carry, masks: Arrays) -> Any:
+            def body(i: jax.Array, so_far: tuple[Carry, jax.Array]) -> tuple[Carry, jax.Array]:
+                carry, losses = so_far
+                carry, value = step(carry, numbers, rows[i], begin + i, noise, data, masks, grid)
+                return carry, losses.at[i].set(value.astype(jnp.float32))
 
-        begun = (carry, jnp.zeros(len(rows), jnp.float32))
-        return jax.lax.fori_loop(0, count, body, begun)  # type: ignore[no-any-return]
+            return jax.lax.fori_loop(0, count, body, (carry, jnp.zeros(len(rows), jnp.float32)))
 
-    return block
+        return packed(take, carry, masks)
 
-
-def compiled_block(
-    step: Callable[..., Any], *, loops_on_host: bool
-) -> Callable[..., tuple[Carry, np.ndarray]]:
-    """The program of a block, which may use the memory of the carry that it is given.
-
-    Args:
-        step: of `make_step`.
-        loops_on_host: call a compiled step again and again, instead of one compiled loop.
-    """
-    if not loops_on_host:
-        program = compile_fast(block_of(step), donate_argnums=0)
+    if not on_host:
+        program = jax.jit(block, donate_argnums=0)
 
         def whole(*given: Any) -> tuple[Carry, np.ndarray]:
             carry, losses = program(*given)
             return carry, np.asarray(losses)
 
         return whole
-    one = compile_fast(step, donate_argnums=0)
 
-    def block(
+    def single(
+        carry: Carry,
+        numbers: Any,
+        rows: jax.Array,
+        number: jax.Array,
+        noise: jax.Array,
+        data: Any,
+        masks: Arrays,
+        grid: Grid,
+    ) -> tuple[Carry, jax.Array]:
+        def take(step: Callable[..., Any], carry: Carry, masks: Arrays) -> Any:
+            return step(carry, numbers, rows, number, noise, data, masks, grid)
+
+        return packed(take, carry, masks)
+
+    one = jax.jit(single, donate_argnums=0)
+
+    def looped(
         carry: Carry, numbers: Any, rows: np.ndarray, begin: int, count: int, *rest: Any
     ) -> tuple[Carry, np.ndarray]:
         losses = []
@@ -176,7 +220,7 @@ def compiled_block(
             losses.append(value)
         return carry, np.asarray([np.asarray(value) for value in losses])
 
-    return block
+    return looped
 
 
 def loops_on_host(prepared: Prepared) -> bool:

@@ -19,9 +19,9 @@ from paretax.evaluators.steps import (
     BLOCK,
     Carry,
     Form,
-    compiled_block,
+    first_memory,
     loops_on_host,
-    make_step,
+    make_block,
 )
 from paretax.evaluators.teacher import Lesson
 from paretax.evaluators.workbench import Deployed, Prepared, Workbench
@@ -32,7 +32,6 @@ from paretax.spaces.fake_quantization import LEARNED, first_steps
 from paretax.spaces.pruning import lottery_rounds
 from paretax.spaces.recipe import Recipe
 from paretax.spaces.schedule import Epoch, timeline
-from paretax.spaces.training import make_optimizer
 from paretax.tasks import Arrays
 
 Watch = Callable[[int, Arrays, Arrays], None]
@@ -194,7 +193,7 @@ class Trainer:
 
         def start(key: jax.Array) -> Carry:
             params, state = run.prepared.model.init(key)
-            return params, state, make_optimizer(optimizer, 0.0, 0.0).init(params)
+            return params, state, first_memory(optimizer, params)
 
         key = (run.prepared.key, "start", optimizer)
         program = self._programs.get(key, lambda: compile_fast(start))
@@ -305,7 +304,7 @@ class Trainer:
 
     def _on_grid(self, run: _Run, stand: _Stand) -> None:
         """The grid for the coming epoch, and learned steps where they begin now."""
-        params, state, memory = stand.carry
+        params, state, _ = stand.carry
         stand.grid = self._calibrator.grid(
             run.prepared.key,
             run.prepared.model.predict,
@@ -318,8 +317,7 @@ class Trainer:
         )
         if run.learns_steps:
             params = {**params, **first_steps(stand.grid)}
-            memory = make_optimizer(str(run.chosen["optimizer"]), 0.0, 0.0, LEARNED).init(params)
-            stand.carry = params, state, memory
+            stand.carry = params, state, first_memory(str(run.chosen["optimizer"]), params)
 
     def _rows(self, run: _Run, step: int, count: int) -> np.ndarray:
         """The examples of steps, (BLOCK, batch), each epoch in an order of its own."""
@@ -355,9 +353,7 @@ class Trainer:
         )
         program = self._programs.get(
             (prepared.key, form),
-            lambda: compiled_block(
-                make_step(prepared, self._bench.task, form), loops_on_host=loops_on_host(prepared)
-            ),
+            lambda: make_block(prepared, self._bench.task, form, on_host=loops_on_host(prepared)),
         )
         numbers = {
             "learning_rate": chosen["learning_rate"] * epoch.rate,

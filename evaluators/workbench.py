@@ -186,7 +186,7 @@ class Workbench:
         if key not in self._prepared:
             example = features.shape(2)
             model = build_model(self.task, config, example)
-            params, state = jax.eval_shape(model.init, jax.random.key(0))
+            params, state = dict(model.params), dict(model.state)
             outputs = jax.eval_shape(model.predict, params, state, example)
             if not isinstance(outputs, jax.ShapeDtypeStruct) or outputs.shape[:1] != (2,):
                 raise UsageError(

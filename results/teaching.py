@@ -27,7 +27,7 @@ from safetensors.numpy import save_file
 from paretax.errors import UsageError
 from paretax.evaluators import AccuracyEvaluator, Lesson, Workbench
 from paretax.evaluators.accuracy import in_chunks
-from paretax.evaluators.runtime import versions
+from paretax.evaluators.runtime import cache_folder, versions
 from paretax.evaluators.training import DivergedError
 from paretax.results.bundle import checksum, load_bundle
 from paretax.results.checkpoints import load_checkpoint
@@ -175,13 +175,6 @@ def run_lesson(bench: Workbench, teacher: Teacher, folder: Path, taught: str | N
             f"changed since, and {_FILE} is not there any more; bring back what was changed"
         )
     return lesson
-
-
-def cache_folder() -> Path:
-    """Where results that other runs can use are kept."""
-    if chosen := os.environ.get("PARETAX_CACHE"):
-        return Path(chosen)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "paretax"
 
 
 def _teach(bench: Workbench, teacher: Teacher, key: str) -> Lesson:

@@ -111,6 +111,11 @@ class SearchConfig(_Part):
     batch: int | None = Field(default=None, ge=1)
     """Candidates that are asked for at once; None: as the sampler likes, or else 8."""
 
+    signatures: int | None = Field(default=None, ge=1)
+    """Different sets of compiled programs that the candidates of a batch may need. The others are
+    moved to one of them: they keep their numbers (learning rate, bit-widths), and take its
+    architecture, batch size, optimiser and techniques. None: no bound."""
+
     trial_seconds: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     """Time after which a scoring or training counts as failed (`ray` only); None: no bound."""
 

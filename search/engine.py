@@ -32,7 +32,7 @@ from paretax.search.progress import Progress, Status, silent
 from paretax.search.samplers import Observation
 from paretax.search.standing import Standing
 from paretax.search.worker import WorkerSpec
-from paretax.spaces import Candidate
+from paretax.spaces import SETTINGS, Candidate, signature, with_signature
 
 _ASKS = 20  # times that a sampler is asked for a batch before new candidates are drawn at random
 _DRAWS = 1000  # random draws before a space counts as exhausted
@@ -256,11 +256,13 @@ class _Search:
         rng = np.random.default_rng([self._plan.config.seed, len(self._trials)])
         seen = {t.candidate for t in self._trials.values()}
         found: dict[Candidate, None] = {}
+        models: dict[str, Candidate] = {}
         for _ in range(_ASKS):
             wanted = count - len(found)
             proposed = self._plan.sampler.ask(state, wanted, rng)
-            for candidate in proposed:
-                if candidate not in seen:
+            for one in proposed:
+                candidate = self._sharing(one, models, rng)
+                if candidate is not None and candidate not in seen:
                     found[candidate] = None
             if len(found) == count:
                 break
@@ -273,6 +275,18 @@ class _Search:
             if candidate not in seen:
                 found[candidate] = None
         return list(found)
+
+    def _sharing(
+        self, candidate: Candidate, models: dict[str, Candidate], rng: np.random.Generator
+    ) -> Candidate | None:
+        """The candidate, moved to the signature of one of `models` where those are enough."""
+        most = self._plan.config.signatures
+        own = signature(candidate, _SETTINGS)
+        if most is None or own in models or len(models) < most:
+            models.setdefault(own, candidate)
+            return candidate
+        model = list(models.values())[int(rng.integers(len(models)))]
+        return with_signature(self._plan.space, candidate, model, _SETTINGS, rng)
 
     def _ask(self, batch: int, candidates: Sequence[Candidate]) -> None:
         first, seed = len(self._trials), self._plan.config.seed
@@ -408,5 +422,17 @@ class _Search:
         )
 
 
+_SETTINGS = {setting.name: setting for setting in SETTINGS}
+
+
 def _calls(kind: Any, trials: Any) -> list[Call]:
-    return [Call(kind=kind, trial=t.number, candidate=t.candidate, seed=t.seed) for t in trials]
+    return [
+        Call(
+            kind=kind,
+            trial=t.number,
+            candidate=t.candidate,
+            seed=t.seed,
+            signature=signature(t.candidate, _SETTINGS),
+        )
+        for t in trials
+    ]

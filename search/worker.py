@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -66,6 +66,16 @@ class Worker:
             self._accuracy = AccuracyEvaluator(self._bench, self._lesson)
         return self._accuracy
 
+    def run(self, kind: str, calls: Sequence[tuple[Any, ...]]) -> Iterator[Evaluation]:
+        """The evaluations of calls of one of the methods below, each as soon as it is there.
+
+        Args:
+            kind: the method.
+            calls: its arguments, call by call.
+        """
+        for arguments in calls:
+            yield getattr(self, kind)(*arguments)
+
     def score(self, candidate: Candidate, seed: int) -> Evaluation:
         """All that needs no training."""
         found: list[Measurement] = []
@@ -104,10 +114,6 @@ class Worker:
         except (ArithmeticError, ValueError) as error:
             message = f"{type(error).__name__}: {error}"
             return Evaluation(failure=Failure(reason=Reason.DIVERGED, message=message))
-
-    def ready(self, candidate: Candidate, seed: int) -> Evaluation:
-        """Nothing; for waiting until a worker has loaded."""
-        return Evaluation()
 
 
 def _guarded(evaluator: Evaluator, candidate: Mapping[str, Any], seed: int) -> Evaluation:

@@ -16,6 +16,7 @@ from paretax.spaces.operators import complete, crossover, mutate, neighbours
 from paretax.spaces.parameters import Categorical, Float, Integer, Ordinal, Parameter, Value
 from paretax.spaces.parsing import dump_space, parse_space
 from paretax.spaces.rules import setting_of
+from paretax.spaces.signature import signature, with_signature
 from paretax.spaces.space import Size, Space
 
 DIMENSIONS: dict[str, tuple[Setting, ...]] = {
@@ -64,4 +65,6 @@ __all__ = [
     "mutate",
     "neighbours",
     "parse_space",
+    "signature",
+    "with_signature",
 ]

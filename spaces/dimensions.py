@@ -26,6 +26,7 @@ class Setting:
         rule: the values that it may take, in words.
         allows: whether it may take a value.
         per_site: whether it may be set for some of a model's sites alone; see `rules`.
+        number: whether it is only a number to the programs that train; 0 may leave a part out.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Setting:
     rule: str
     allows: Callable[[Value], bool]
     per_site: bool = False
+    number: bool = False
 
 
 def is_number(value: Value) -> bool:
@@ -60,10 +62,11 @@ def switch(name: str) -> Setting:
     )
 
 
-def whole(name: str, default: int, least: int) -> Setting:
+def whole(name: str, default: int, least: int, *, number: bool = False) -> Setting:
     """A whole number of at least so much."""
     return Setting(
         name=name,
+        number=number,
         default=default,
         rule=f"a whole number of at least {least}",
         allows=lambda v: is_whole(v) and int(v) >= least,
@@ -78,6 +81,7 @@ def share(name: str, default: float = 0.0, *, per_site: bool = False) -> Setting
         rule="a share of at least 0 and below 1",
         allows=lambda v: is_number(v) and 0 <= float(v) < 1,
         per_site=per_site,
+        number=True,
     )
 
 
@@ -88,6 +92,7 @@ def positive(name: str, default: float) -> Setting:
         default=default,
         rule="a positive number",
         allows=lambda v: is_number(v) and float(v) > 0,
+        number=True,
     )
 
 
@@ -98,6 +103,7 @@ def not_negative(name: str, default: float = 0.0) -> Setting:
         default=default,
         rule="a number of at least 0",
         allows=lambda v: is_number(v) and float(v) >= 0,
+        number=True,
     )
 
 

@@ -17,6 +17,7 @@ SETTINGS = (
         name="alpha",
         default=0.9,
         rule="a share from 0 to 1",
+        number=True,
         allows=lambda v: is_number(v) and 0 <= float(v) <= 1,
     ),
     not_negative("feature_weight"),

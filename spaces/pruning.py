@@ -51,9 +51,10 @@ SETTINGS = (
         name="lottery_rate",
         default=0.2,
         rule="a share above 0 and below 1",
+        number=True,
         allows=lambda v: is_number(v) and 0 < float(v) < 1,
     ),
-    whole("rewind_step", 0, least=0),
+    whole("rewind_step", 0, least=0, number=True),
     choice("ticket", "rewind", "fresh"),
 )
 

@@ -47,7 +47,7 @@ def _is_width(value: Any) -> bool:
 
 def _width(name: str) -> Setting:
     rule = "a whole number from 2 to 8"
-    return Setting(name=name, default=8, rule=rule, allows=_is_width, per_site=True)
+    return Setting(name=name, default=8, rule=rule, allows=_is_width, per_site=True, number=True)
 
 
 SETTINGS = (
@@ -62,6 +62,7 @@ SETTINGS = (
         name="calibration_percentile",
         default=99.9,
         rule="a number above 50 and at most 100",
+        number=True,
         allows=lambda v: is_number(v) and 50 < float(v) <= 100,
     ),
     choice("qat", "none", "ste", "lsq"),

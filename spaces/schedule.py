@@ -34,6 +34,7 @@ SETTINGS = (
         name="stage_rate",
         default=0.3,
         rule="a share above 0 and at most 1",
+        number=True,
         allows=lambda v: is_number(v) and 0 < float(v) <= 1,
     ),
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +25,7 @@ SETTINGS = (
     not_negative("gradient_clip"),
     share("label_smoothing"),
     whole("batch_size", 128, least=1),
-    whole("epochs", 20, least=1),
+    whole("epochs", 20, least=1, number=True),
 )
 
 
@@ -32,7 +33,7 @@ def make_optimizer(
     name: str,
     learning_rate: jax.Array | float,
     weight_decay: jax.Array | float,
-    undecayed: tuple[str, ...] = (),
+    decays: Any = None,
 ) -> optax.GradientTransformation:
     """The update rule; the numbers may be traced, so one program serves all of their values.
 
@@ -44,14 +45,14 @@ def make_optimizer(
             "sgd" (Nesterov momentum 0.9).
         learning_rate: of this step.
         weight_decay: the share of each weight that a step removes, times the learning rate.
-        undecayed: suffixes of the names of parameters that do not decay.
+        decays: shaped as the parameters are, 1 where they decay and 0 where not; None: all do.
     """
-    decays = (lambda params: {n: not n.endswith(undecayed) for n in params}) if undecayed else None
-    return optax.chain(
-        _DIRECTIONS[name](),
-        optax.add_decayed_weights(weight_decay, mask=decays),
-        optax.scale(-learning_rate),
-    )
+
+    def decay(updates: Any, params: Any) -> Any:
+        shares = jax.tree.map(lambda _: 1.0, updates) if decays is None else decays
+        return jax.tree.map(lambda u, p, d: u + weight_decay * d * p, updates, params, shares)
+
+    return optax.chain(_DIRECTIONS[name](), optax.stateless(decay), optax.scale(-learning_rate))
 
 
 def cosine(step: jax.Array, steps: jax.Array | int) -> jax.Array:

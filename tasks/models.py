@@ -39,11 +39,15 @@ class Model:
         init: key -> (params, state).
         apply: (params, state, inputs, key) -> (outputs, new state), in training mode.
         predict: (params, state, inputs) -> outputs, in inference mode.
+        params: shapes of the parameters.
+        state: shapes of the state.
     """
 
     init: Callable[[jax.Array], tuple[Arrays, Arrays]]
     apply: Callable[[Arrays, Arrays, jax.Array, jax.Array], tuple[Any, Arrays]]
     predict: Callable[[Arrays, Arrays, jax.Array], Any]
+    params: Mapping[str, jax.ShapeDtypeStruct]
+    state: Mapping[str, jax.ShapeDtypeStruct]
 
 
 def build_model(task: Task, config: Mapping[str, Any], example: jax.ShapeDtypeStruct) -> Model:
@@ -59,15 +63,21 @@ def build_model(task: Task, config: Mapping[str, Any], example: jax.ShapeDtypeSt
     """
     built: list[Any] = []
 
-    def make() -> Any:
-        model = call_build(task.build, config, nnx.Rngs(0), example)
+    def make(key: jax.Array) -> Any:
+        model = call_build(task.build, config, nnx.Rngs(key), example)
+        if isinstance(model, nnx.Module):
+            graphs, parts = _split(model)
+            built.append(graphs)
+            return parts
         built.append(model)
-        return nnx.state(model) if isinstance(model, nnx.Module) else ()
+        return ()
 
-    jax.eval_shape(make)
+    parts = jax.eval_shape(make, jax.random.key(0))
     model = built[0]
-    if isinstance(model, nnx.Module):
-        return _from_nnx(lambda key: call_build(task.build, config, nnx.Rngs(key), example))
+    if isinstance(model, _Graphs):
+        return _from_nnx(
+            lambda key: call_build(task.build, config, nnx.Rngs(key), example), model, parts
+        )
     if isinstance(model, linen.Module):
         return _from_linen(model, example)
     if isinstance(model, tuple) and len(model) == 2 and all(callable(f) for f in model):
@@ -85,7 +95,7 @@ class _Paths:
         leaves, self._treedef = jax.tree_util.tree_flatten_with_path(tree)
         self._names = ["/".join(filter(None, map(_part, path))) for path, _ in leaves]
 
-    def flat(self, tree: Any) -> Arrays:
+    def flat(self, tree: Any) -> dict[str, Any]:
         return dict(zip(self._names, jax.tree.leaves(tree), strict=True))
 
     def tree(self, flat: Arrays) -> Any:
@@ -101,33 +111,38 @@ def _part(key: Any) -> str:
     return ""
 
 
-def _parts(module: nnx.Module) -> tuple[Any, Any, Any, Any]:
-    """Graph, parameters, random-number streams, and the rest of the state."""
-    graph, *states = nnx.split(module, nnx.Param, nnx.RngState, ...)
-    return graph, states[0], states[1], states[2]
+@dataclass(frozen=True)
+class _Graphs:
+    """A module without its arrays."""
+
+    training: Any
+    inference: Any
 
 
-def _from_nnx(make: Callable[[jax.Array], nnx.Module]) -> Model:
-    """Dropout keys are not kept: each training step derives them from its own key."""
+def _split(module: nnx.Module) -> tuple[_Graphs, tuple[Any, Any, Any]]:
+    """Both graphs of a module; its parameters, random-number streams, and the rest of the state."""
+    module.train()
+    graph, *parts = nnx.split(module, nnx.Param, nnx.RngState, ...)
+    module.eval()
+    return _Graphs(graph, nnx.graphdef(module)), (parts[0], parts[1], parts[2])
 
-    def parts(key: jax.Array, train: bool) -> tuple[Any, Any, Any, Any]:
-        module = make(key)
-        module.train() if train else module.eval()
-        return _parts(module)
 
-    graphs: dict[bool, Any] = {}
+def _from_nnx(
+    make: Callable[[jax.Array], nnx.Module], graphs: _Graphs, parts: tuple[Any, Any, Any]
+) -> Model:
+    """Dropout keys are not kept: each training step derives them from its own key.
 
-    def trace(train: bool) -> tuple[Any, Any, Any]:
-        graphs[train], *rest = parts(jax.random.key(0), train)
-        return rest[0], rest[1], rest[2]
-
-    params, rngs, state = jax.eval_shape(lambda: trace(True))
-    jax.eval_shape(lambda: trace(False))
+    Args:
+        make: builds the module.
+        graphs: of it.
+        parts: shapes of what `_split` gives.
+    """
+    params, rngs, state = parts
     rng_leaves, rng_def = jax.tree.flatten(rngs)
     params_at, state_at = _Paths(params), _Paths(state)
 
     def init(key: jax.Array) -> tuple[Arrays, Arrays]:
-        _, params, _, state = parts(key, True)
+        _, (params, _, state) = _split(make(key))
         return params_at.flat(params), state_at.flat(state)
 
     def run(
@@ -140,18 +155,21 @@ def _from_nnx(make: Callable[[jax.Array], nnx.Module]) -> Model:
             for i, leaf in enumerate(rng_leaves)
         ]
         module = nnx.merge(
-            graphs[train],
+            graphs.training if train else graphs.inference,
             params_at.tree(params),
             jax.tree.unflatten(rng_def, fresh),
             state_at.tree(state),
         )
         outputs = module(inputs)
-        return outputs, state_at.flat(_parts(module)[3])
+        _, *after = nnx.split(module, nnx.Param, nnx.RngState, ...)
+        return outputs, state_at.flat(after[2])
 
     return Model(
         init=init,
         apply=lambda params, state, x, key: run(params, state, x, key, True),
         predict=lambda params, state, x: run(params, state, x, jax.random.key(0), False)[0],
+        params=params_at.flat(params),
+        state=state_at.flat(state),
     )
 
 
@@ -190,7 +208,13 @@ def _from_linen(module: linen.Module, example: jax.ShapeDtypeStruct) -> Model:
     def predict(params: Arrays, state: Arrays, inputs: jax.Array) -> Any:
         return module.apply(tree(params, state), inputs, **inference)
 
-    return Model(init=init, apply=apply, predict=predict)
+    return Model(
+        init=init,
+        apply=apply,
+        predict=predict,
+        params=params_at.flat(params),
+        state=state_at.flat(state),
+    )
 
 
 def _from_pair(
@@ -201,7 +225,8 @@ def _from_pair(
     def make(key: jax.Array) -> Any:
         return init_function(key, jnp.zeros(example.shape, example.dtype))
 
-    params_at = _Paths(jax.eval_shape(make, jax.random.key(0)))
+    params = jax.eval_shape(make, jax.random.key(0))
+    params_at = _Paths(params)
 
     def predict(params: Arrays, state: Arrays, inputs: jax.Array) -> Any:
         return apply_function(params_at.tree(params), inputs)
@@ -210,4 +235,6 @@ def _from_pair(
         init=lambda key: (params_at.flat(make(key)), {}),
         apply=lambda params, state, x, key: (predict(params, state, x), state),
         predict=predict,
+        params=params_at.flat(params),
+        state={},
     )

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from types import TracebackType
 
 from paretax.evaluators import Evaluation
+from paretax.search.executors.dealing import Dealer
 from paretax.search.executors.protocol import Call
 from paretax.search.worker import Worker, WorkerSpec
 
@@ -36,6 +37,9 @@ class InlineExecutor:
     def run(
         self, calls: Sequence[Call], *, alone: bool = False
     ) -> Iterator[tuple[int, Evaluation]]:
-        for call in calls:
-            method = getattr(self._worker, call.kind)
-            yield call.trial, method(call.candidate, call.seed, *call.extra)
+        assert self._worker is not None
+        dealer = Dealer(1)
+        dealer.add(calls)
+        while dealt := dealer.deal(0):
+            found = self._worker.run(dealt[0].kind, [call.arguments for call in dealt])
+            yield from zip((call.trial for call in dealt), found, strict=True)

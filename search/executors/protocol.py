@@ -21,13 +21,20 @@ class Call:
         candidate: what is evaluated.
         seed: of its training.
         extra: further arguments of the method.
+        signature: calls of equal signature share compiled programs; "": of no account.
     """
 
-    kind: Literal["score", "train", "test", "ready"]
+    kind: Literal["score", "train", "test"]
     trial: int
     candidate: Candidate
     seed: int
     extra: tuple[Any, ...] = ()
+    signature: str = ""
+
+    @property
+    def arguments(self) -> tuple[Any, ...]:
+        """Of the worker's method."""
+        return (self.candidate, self.seed, *self.extra)
 
 
 class Executor(Protocol):
@@ -48,7 +55,7 @@ class Executor(Protocol):
         """Run calls, and give each trial's number and evaluation as they finish.
 
         Args:
-            calls: at most one a trial.
+            calls: at most one a trial, all of one kind.
             alone: one after another, on one worker, while the others rest: for measurements of
                 time. It is always the same worker, on the machine of the driver.
         """

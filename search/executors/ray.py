@@ -8,7 +8,8 @@ import socket
 import time
 import warnings
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -26,9 +27,9 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from paretax.errors import UsageError
 from paretax.evaluators import Evaluation, Failure, Reason
 from paretax.evaluators.runtime import apply_worker_environment, worker_environment
+from paretax.search.executors.dealing import Dealer
 from paretax.search.executors.protocol import Call
 from paretax.search.worker import Worker, WorkerSpec
-from paretax.spaces import Candidate
 
 _ATTEMPTS = 2  # how often an evaluation is tried whose worker is lost
 _START_SECONDS = 300.0  # for a worker to load JAX and the task's data
@@ -60,6 +61,7 @@ class RayExecutor:
         self._address = address
         self._trial_seconds = trial_seconds
         self._actors: list[Any] = []
+        self._dealer = Dealer(workers)
         self._started = False
 
     def __enter__(self) -> RayExecutor:
@@ -81,7 +83,7 @@ class RayExecutor:
             UsageError: they do not start, or not within five minutes.
         """
         try:
-            waiting = [actor.call.remote("ready", Candidate({}), 0) for actor in actors]
+            waiting = [actor.ready.remote() for actor in actors]
             ray.get(waiting, timeout=_START_SECONDS)
         except GetTimeoutError:
             raise UsageError(
@@ -152,65 +154,96 @@ class RayExecutor:
     def run(
         self, calls: Sequence[Call], *, alone: bool = False
     ) -> Iterator[tuple[int, Evaluation]]:
-        waiting = deque((call, 1) for call in calls)
+        dealer, attempts = self._dealer, {call.trial: 1 for call in calls}
+        dealer.add(calls)
         free = deque([0] if alone else range(len(self._actors)))
-        running: dict[Any, tuple[Call, int, int, float]] = {}
-        while waiting or running:
-            while waiting and free:
-                call, attempt = waiting.popleft()
+        running: dict[Any, _Batch] = {}  # by the stream of its evaluations
+        while len(dealer) or running:
+            while len(dealer) and free:
                 index = free.popleft()
-                arguments = (call.kind, call.candidate, call.seed, *call.extra)
-                future = self._actors[index].call.remote(*arguments)
-                running[future] = (call, attempt, index, time.monotonic())
-            done, _ = ray.wait(list(running), timeout=self._patience(running))
-            for future in done:
-                call, attempt, index, _ = running.pop(future)
+                dealt = deque(dealer.deal(index))
+                arguments = [call.arguments for call in dealt]
+                stream = self._actors[index].run.remote(dealt[0].kind, arguments)
+                running[stream] = _Batch(left=dealt, worker=index, since=time.monotonic())
+            done, _ = ray.wait(list(running), timeout=self._patience(running.values()))
+            for stream in map(_as_stream, done):
+                batch = running[stream]
                 try:
-                    yield call.trial, ray.get(future)
+                    evaluation: Evaluation = ray.get(next(stream))
+                except StopIteration:
+                    del running[stream]
+                    free.append(batch.worker)
                 except RayTaskError as error:
                     raise error.as_instanceof_cause() from None
                 except RayError as error:
-                    self._replace(index)
-                    if attempt < _ATTEMPTS:
-                        waiting.append((call, attempt + 1))
+                    del running[stream]
+                    lost = self._lose(batch, free)
+                    if attempts[lost.trial] < _ATTEMPTS:
+                        attempts[lost.trial] += 1
+                        dealer.add_single(lost)
                     else:
                         memory = isinstance(error, OutOfMemoryError)
                         reason = Reason.OUT_OF_MEMORY if memory else Reason.WORKER_LOST
-                        message = f"its worker died {attempt} times: {_reason(error)}"
-                        yield call.trial, _failed(reason, message)
-                free.append(index)
+                        message = f"its worker died {_ATTEMPTS} times: {_reason(error)}"
+                        yield lost.trial, _failed(reason, message)
+                else:
+                    batch.since = time.monotonic()
+                    yield batch.left.popleft().trial, evaluation
             yield from self._expired(running, free)
+
+    def _lose(self, batch: _Batch, free: deque[int]) -> Call:
+        """Replace a batch's worker; its other calls are dealt again, one by one.
+
+        Returns:
+            The call that the worker was at.
+        """
+        lost = batch.left.popleft()
+        for call in batch.left:
+            self._dealer.add_single(call)
+        self._replace(batch.worker)
+        free.append(batch.worker)
+        return lost
 
     def _replace(self, index: int) -> None:
         """A new worker in the place of one; it has loaded before the next call's time runs."""
         ray.kill(self._actors[index])
         self._actors[index] = self._actor(index)
+        self._dealer.forget(index)
         self._wait_for([self._actors[index]])
 
-    def _patience(self, running: dict[Any, tuple[Call, int, int, float]]) -> float | None:
+    def _patience(self, running: Iterable[_Batch]) -> float | None:
         """Seconds until the first running call times out; None where none can."""
         if self._trial_seconds is None:
             return None
-        starts = [start for call, *_, start in running.values() if call.kind != "test"]
+        starts = [b.since for b in running if b.left and b.left[0].kind != "test"]
         if not starts:
             return None
-        oldest = min(starts)
-        return max(0.0, oldest + self._trial_seconds - time.monotonic())
+        return max(0.0, min(starts) + self._trial_seconds - time.monotonic())
 
     def _expired(
-        self, running: dict[Any, tuple[Call, int, int, float]], free: deque[int]
+        self, running: dict[Any, _Batch], free: deque[int]
     ) -> Iterator[tuple[int, Evaluation]]:
         if self._trial_seconds is None:
             return
         now = time.monotonic()
-        for future, (call, _, index, start) in list(running.items()):
-            late = call.kind != "test" and now - start >= self._trial_seconds
-            if late and not ray.wait([future], timeout=0)[0]:
-                del running[future]
-                self._replace(index)
-                free.append(index)
+        for stream, batch in list(running.items()):
+            if not batch.left or batch.left[0].kind == "test":
+                continue
+            late = now - batch.since >= self._trial_seconds
+            if late and not ray.wait([stream], timeout=0)[0]:
+                del running[stream]
+                lost = self._lose(batch, free)
                 message = f"it took longer than {self._trial_seconds:g} s"
-                yield call.trial, _failed(Reason.TIMEOUT, message)
+                yield lost.trial, _failed(Reason.TIMEOUT, message)
+
+
+@dataclass(kw_only=True)
+class _Batch:
+    """Calls that a worker is at, in their order, and when the first of them began."""
+
+    left: deque[Call]
+    worker: int
+    since: float
 
 
 def _check_reachable(address: str) -> None:
@@ -231,10 +264,18 @@ class _Actor:
         apply_worker_environment()
         self._worker = Worker(spec)
 
-    def call(self, kind: str, *arguments: Any) -> Evaluation:
-        """Run one of the worker's methods."""
-        result: Evaluation = getattr(self._worker, kind)(*arguments)
-        return result
+    @ray.method(num_returns="streaming")
+    def run(self, kind: str, calls: Sequence[tuple[Any, ...]]) -> Iterator[Evaluation]:
+        """Run one of the worker's methods, call by call."""
+        yield from self._worker.run(kind, calls)
+
+    def ready(self) -> None:
+        """Nothing; for waiting until a worker has loaded."""
+
+
+def _as_stream(ready: Any) -> Any:
+    """What `ray.wait` gives back of a stream, which its types take for an object."""
+    return ready
 
 
 def _failed(reason: Reason, message: str) -> Evaluation:

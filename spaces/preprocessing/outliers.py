@@ -81,6 +81,7 @@ WINSORIZE = Technique(
             name="winsor_quantile",
             default=0.05,
             rule="a share above 0 and below 0.5",
+            number=True,
             allows=lambda v: is_number(v) and 0 < float(v) < 0.5,
         ),
     ),

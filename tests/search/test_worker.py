@@ -210,8 +210,12 @@ def test_a_training_that_diverges_is_a_failure_and_cannot_be_tested(worker: Work
     assert tested.reason is Reason.DIVERGED
 
 
-def test_ready_is_nothing(worker: Worker) -> None:
-    assert worker.ready(SMALL, 0) == Evaluation()
+def test_calls_are_run_one_by_one(worker: Worker) -> None:
+    found = worker.run("score", [(SMALL, 0), (SMALL, 1)])
+    first = next(found)
+    assert {m.objective for m in first.measurements} >= {"size"}
+    assert [m.value for m in next(found).measurements] == [m.value for m in first.measurements]
+    assert next(found, None) is None
 
 
 def test_what_is_known_is_not_measured_again(worker: Worker) -> None:
