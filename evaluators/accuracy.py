@@ -13,6 +13,7 @@ import numpy as np
 from paretax.errors import UsageError
 from paretax.evaluators.cache import LeastRecentlyUsed
 from paretax.evaluators.calibrating import Calibrator
+from paretax.evaluators.compiling import CompileClock
 from paretax.evaluators.measurement import (
     Evaluation,
     Failure,
@@ -34,6 +35,7 @@ from paretax.spaces.shrinking import shrink_arrays
 from paretax.spaces.structured import group_block
 from paretax.tasks import Arrays, Split
 
+_CLOCK = CompileClock()
 _CHUNK = 512  # examples that are scored at a time
 
 
@@ -54,14 +56,17 @@ class AccuracyEvaluator:
 
     def evaluate(self, candidate: Mapping[str, Any], seed: int) -> Evaluation:
         """Train a candidate and score it on the validation split."""
-        start = time.perf_counter()
+        start, compiled = time.perf_counter(), _CLOCK.seconds
         try:
             weights = self.train(candidate, seed)
+            trained = time.perf_counter()
             value = self.score(candidate, weights, self._bench.data.validation)
         except DivergedError as error:
             return Evaluation(failure=Failure(reason=Reason.DIVERGED, message=str(error)))
-        seconds = time.perf_counter() - start
-        found = [self._measurement(value, "validation", seconds, self.steps(candidate))]
+        end = time.perf_counter()
+        spent = {"compile": _CLOCK.seconds - compiled, "score": end - trained}
+        about = {"steps": self.steps(candidate), "seconds": spent}
+        found = [self._measurement(value, "validation", end - start, about)]
         deployed = self._bench.deployed(candidate)
         if deployed.recipe.sparse and deployed.recipe.scope == "global":
             kept = final_masks(deployed, parts(deployed, weights)[0])
@@ -123,7 +128,7 @@ class AccuracyEvaluator:
         return self._measurement(value, "test", time.perf_counter() - start)
 
     def _measurement(
-        self, value: float, split: str, seconds: float, steps: list[str] | None = None
+        self, value: float, split: str, seconds: float, about: Mapping[str, Any] | None = None
     ) -> Measurement:
         metric = self._bench.task.metric
         return Measurement(
@@ -132,7 +137,7 @@ class AccuracyEvaluator:
             unit=metric.unit,
             provenance=Provenance.MEASURED,
             seconds=seconds,
-            detail={"split": split} | ({} if steps is None else {"steps": steps}),
+            detail={"split": split, **(about or {})},
         )
 
     def score(

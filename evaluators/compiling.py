@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -22,3 +23,33 @@ def compile_fast(function: Callable[..., Any], **options: Any) -> Callable[..., 
     """
     on_cpu = jax.default_backend() == "cpu"
     return jax.jit(function, compiler_options=_FAST_CPU if on_cpu else None, **options)
+
+
+_STAGES = (
+    "/jax/core/compile/jaxpr_trace_duration",
+    "/jax/core/compile/jaxpr_to_mlir_module_duration",
+    "/jax/core/compile/backend_compile_duration",
+)
+
+
+class CompileClock:
+    """Seconds that JAX spends on tracing, lowering and compiling in this process, from now on."""
+
+    def __init__(self) -> None:
+        self._seconds = 0.0
+        self._last: list[tuple[float, float]] = []  # of stages: their beginning and their seconds
+        jax.monitoring.register_event_duration_secs_listener(self._note)
+
+    def _note(self, event: str, duration_secs: float, **_: str | int) -> None:
+        if event not in _STAGES:
+            return
+        begin = time.perf_counter() - duration_secs
+        while self._last and self._last[-1][0] >= begin:  # a trace within this one
+            self._seconds -= self._last.pop()[1]
+        self._last = [*self._last[-50:], (begin, duration_secs)]
+        self._seconds += duration_secs
+
+    @property
+    def seconds(self) -> float:
+        """So far."""
+        return self._seconds

@@ -108,13 +108,14 @@ class Workbench:
 
     Args:
         task: what the user supplies.
+        data: of another process's workbench; None: the task's.
 
     Raises:
         UsageError: data that the task protocol does not allow.
     """
 
-    def __init__(self, task: Task) -> None:
-        self.task = task
+    def __init__(self, task: Task, data: Data | None = None) -> None:
+        self.task, self._data = task, data
         self._features: dict[str, Features] = {}
         self._prepared: dict[str, Prepared] = {}
         self._deployed: dict[str, tuple[Any, ...]] = {}
@@ -123,7 +124,7 @@ class Workbench:
     @cached_property
     def data(self) -> Data:
         """The splits; float64 becomes float32, and int64 int32, as JAX computes with those."""
-        data = self.task.data()
+        data = self.task.data() if self._data is None else self._data
         if not isinstance(data, Data):
             raise UsageError(
                 f"data() of task {self.task.name!r} must return paretax.Data, "

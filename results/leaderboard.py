@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 import textwrap
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import pandas as pd
+import numpy as np
 from tabulate import tabulate
 
 from paretax.evaluators import Objective
 from paretax.results.pareto import relative_hypervolume
 from paretax.results.run import Run
 from paretax.results.trial import Trial
+
+if TYPE_CHECKING:
+    import pandas as pd  # takes half a second, which a worker need not spend
 
 Format = Literal["table", "markdown", "csv", "json"]
 FORMATS: tuple[Format, ...] = ("table", "markdown", "csv", "json")
@@ -26,6 +29,8 @@ def leaderboard(run: Run, target: str | None = None) -> pd.DataFrame:
     scored; `smaller`, how many times less than the same model dense in float32; then the
     parameters, NaN where one is inactive; `NAME (parameter)` where a figure has its name.
     """
+    import pandas as pd
+
     target = run.target(target)
     objectives = run.objectives(target)
     front = run.front(target)
@@ -96,7 +101,7 @@ def _head(run: Run, target: str, objective: Objective) -> str:
 def _cell(value: Any) -> str:
     if isinstance(value, bool | str):
         return str(value).lower() if isinstance(value, bool) else value
-    if value is None or pd.isna(value):
+    if value is None or value != value:  # NaN
         return "-"
     if float(value).is_integer():
         return f"{int(value)}"
@@ -129,7 +134,7 @@ def hypervolume(run: Run, target: str) -> float | None:
         return None
     objectives = run.objectives(target)
     losses = [t.losses(objectives) for t in run.front(target)]
-    return relative_hypervolume(pd.DataFrame(losses).to_numpy(), *run.references[target])
+    return relative_hypervolume(np.asarray(losses), *run.references[target])
 
 
 def _plain(run: Run, target: str) -> dict[str, Any]:

@@ -82,6 +82,7 @@ def run_search(
         if before is not None
         else (),
         lesson=_lesson(plan, out, before, progress),
+        data=plan.bench.data,
     )
     executor = make_executor(
         plan.config.executor,
@@ -307,7 +308,8 @@ class _Search:
 
         unscored = [t for t in members() if not t.done and not t.measurements]
         self.report("scoring")
-        for number, evaluation in executor.run(_calls("score", unscored), alone=True):
+        timed = any(o.name == "latency" for o in (*self._plan.objectives, *self._plan.limits))
+        for number, evaluation in executor.run(_calls("score", unscored), alone=timed):
             self._note_evaluation("scored", number, evaluation)
         untrained = [t for t in members() if not t.done]
         self.report("training")

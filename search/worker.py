@@ -24,7 +24,7 @@ from paretax.evaluators import (
     cost_evaluators,
 )
 from paretax.spaces import Candidate
-from paretax.tasks import load_task
+from paretax.tasks import Data, load_task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +38,7 @@ class WorkerSpec:
         wanted: names of the objectives that are asked for.
         known: measurements of programs that need not be measured again.
         lesson: what the teacher says; None where there is none.
+        data: of the task, as the driver has loaded it; None: the worker loads it.
     """
 
     task: str
@@ -46,6 +47,7 @@ class WorkerSpec:
     wanted: tuple[str, ...]
     known: tuple[Measurement, ...] = field(default=())
     lesson: Lesson | None = None
+    data: Data | None = None
 
 
 class Worker:
@@ -55,7 +57,7 @@ class Worker:
     """
 
     def __init__(self, spec: WorkerSpec) -> None:
-        self._bench = Workbench(load_task(spec.task, map(Path, spec.search_path)))
+        self._bench = Workbench(load_task(spec.task, map(Path, spec.search_path)), spec.data)
         self._costs = cost_evaluators(self._bench, spec.targets, spec.wanted, spec.known)
         self._lesson = spec.lesson
         self._accuracy: AccuracyEvaluator | None = None

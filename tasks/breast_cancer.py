@@ -9,7 +9,6 @@ from __future__ import annotations
 import jax
 import numpy as np
 from flax import nnx
-from sklearn.datasets import load_breast_cancer
 
 from paretax.tasks.classification import classification, split
 from paretax.tasks.digits import MLP
@@ -17,6 +16,8 @@ from paretax.tasks.task import Config, Data, Split
 
 
 def _load() -> Data:
+    from sklearn.datasets import load_breast_cancer
+
     inputs, labels = load_breast_cancer(return_X_y=True)
     data = split(inputs, labels.astype(np.int32))
     mean, deviation = data.train.inputs.mean(axis=0), data.train.inputs.std(axis=0)

@@ -8,7 +8,6 @@ from typing import Any
 import jax
 import numpy as np
 import optax
-from sklearn.model_selection import train_test_split
 
 from paretax.errors import UsageError
 from paretax.tasks.task import Config, Data, Metric, Split, SupervisedTask
@@ -55,6 +54,8 @@ def split(
     held_out, tested = (
         max(len(classes), round(share * len(labels))) for share in (validation, test)
     )
+    from sklearn.model_selection import train_test_split
+
     index = np.arange(len(labels))
     try:
         rest, test_index = train_test_split(

@@ -11,7 +11,6 @@ from itertools import pairwise
 import jax
 import numpy as np
 from flax import nnx
-from sklearn.datasets import load_digits
 
 from paretax.tasks.classification import classification, split
 from paretax.tasks.task import Config, Data
@@ -43,6 +42,8 @@ class MLP(nnx.Module):
 
 
 def _load() -> Data:
+    from sklearn.datasets import load_digits
+
     inputs, labels = load_digits(return_X_y=True)
     return split((inputs / 16.0).astype(np.float32), labels.astype(np.int32), validation=0.15)
 

@@ -61,6 +61,7 @@ class RayExecutor:
         self._address = address
         self._trial_seconds = trial_seconds
         self._actors: list[Any] = []
+        self._shared: Any = None
         self._dealer = Dealer(workers)
         self._started = False
 
@@ -68,6 +69,7 @@ class RayExecutor:
         if not ray.is_initialized():
             self._start_ray()
             self._started = True
+        self._shared = ray.put(self._spec)  # once a machine, not once a worker
         self._actors = [self._actor(i) for i in range(self._count)]
         try:
             self._wait_for(self._actors)
@@ -94,6 +96,7 @@ class RayExecutor:
             raise UsageError(f"the workers do not start: {_reason(error)}") from error
 
     def _start_ray(self) -> None:
+        apply_worker_environment()  # which workers on this machine inherit
         logging.getLogger("ray").setLevel(logging.ERROR)
         settings: dict[str, Any] = {
             "include_dashboard": False,
@@ -119,14 +122,13 @@ class RayExecutor:
 
     def _actor(self, index: int) -> Any:
         """The first worker is on the driver's machine: it measures the local CPU."""
-        options: dict[str, Any] = {
-            "num_cpus": 1,
-            "runtime_env": {"env_vars": worker_environment()},
-        }
+        options: dict[str, Any] = {"num_cpus": 1}
+        if self._address is not None:  # on this machine they have the driver's environment
+            options["runtime_env"] = {"env_vars": worker_environment()}
         if index == 0:
             node = ray.get_runtime_context().get_node_id()
             options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(node, soft=False)
-        return ray.remote(_Actor).options(**options).remote(self._spec)
+        return ray.remote(_Actor).options(**options).remote(self._shared)
 
     def _modules(self) -> list[str]:
         """A user's own module or package, to be sent to the machines of a cluster."""

@@ -11,7 +11,6 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-from sklearn.impute import MissingIndicator, SimpleImputer
 
 from paretax.spaces.dimensions import switch
 from paretax.spaces.preprocessing.arithmetic import Pair, pair
@@ -23,6 +22,8 @@ def _fill(arrays: Arrays, table: Pair, inputs: jax.Array) -> Pair:
 
 
 def _fit(strategy: str, values: Values, table: np.ndarray, targets: np.ndarray) -> Fitted:
+    from sklearn.impute import SimpleImputer
+
     imputer = SimpleImputer(strategy=strategy).fit(table)
 
     def reference(table: np.ndarray, inputs: np.ndarray) -> np.ndarray:
@@ -55,6 +56,8 @@ def _keep(arrays: Arrays, table: Pair, inputs: jax.Array) -> Pair:
 
 
 def _fit_indicator(values: Values, table: np.ndarray, targets: np.ndarray) -> Fitted:
+    from sklearn.impute import MissingIndicator
+
     indicator = MissingIndicator(features="missing-only", error_on_new=False, sparse=False)
     columns = indicator.fit(table).features_
     if not len(columns):

@@ -20,7 +20,6 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
-from sklearn.impute import KNNImputer
 
 from paretax.errors import UsageError
 from paretax.spaces.dimensions import whole
@@ -114,6 +113,8 @@ def _power_of_two(largest: np.ndarray) -> np.ndarray:
 
 def _fit(values: Values, table: np.ndarray, targets: np.ndarray) -> Fitted:
     neighbours = values["imputation_neighbors"]
+    from sklearn.impute import KNNImputer
+
     imputer = KNNImputer(n_neighbors=neighbours).fit(table)
     known = ~np.isnan(table)
     donors = np.where(known, table, 0.0)

@@ -10,15 +10,14 @@ from functools import partial
 
 import jax
 import numpy as np
-from sklearn.preprocessing import MinMaxScaler, RobustScaler, StandardScaler
 
 from paretax.spaces.preprocessing.arithmetic import Pair, minus, pair, parts, rounded
 from paretax.spaces.preprocessing.technique import Arrays, Fitted, Technique, Values
 
 _KINDS = {  # the scaler, its centre and its scale, and what it does in words
-    "standard": (StandardScaler, "mean_", "scale_", "mean 0 and deviation 1"),
-    "minmax": (MinMaxScaler, "data_min_", "scale_", "from 0 to 1"),
-    "robust": (RobustScaler, "center_", "scale_", "median 0 and interquartile range 1"),
+    "standard": ("StandardScaler", "mean_", "scale_", "mean 0 and deviation 1"),
+    "minmax": ("MinMaxScaler", "data_min_", "scale_", "from 0 to 1"),
+    "robust": ("RobustScaler", "center_", "scale_", "median 0 and interquartile range 1"),
 }
 
 
@@ -28,8 +27,10 @@ def _scale(arrays: Arrays, table: Pair, inputs: jax.Array) -> Pair:
 
 
 def _fit(kind: str, values: Values, table: np.ndarray, targets: np.ndarray) -> Fitted:
-    make, center, scale, words = _KINDS[kind]
-    scaler = make().fit(table)
+    from sklearn import preprocessing
+
+    name, center, scale, words = _KINDS[kind]
+    scaler = getattr(preprocessing, name)().fit(table)
     factor = getattr(scaler, scale)
     center_high, center_low = parts(getattr(scaler, center))
     return Fitted(

@@ -16,14 +16,13 @@ from typing import Self
 import jax
 import jax.numpy as jnp
 import numpy as np
-from sklearn.base import BaseEstimator, TransformerMixin
 
 from paretax.spaces.dimensions import Setting, is_number
 from paretax.spaces.preprocessing.arithmetic import Pair, pair
 from paretax.spaces.preprocessing.technique import Arrays, Fitted, Technique, Values
 
 
-class Caps(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
+class Caps:
     """Clips each feature to an interval learned from training data.
 
     Args:

@@ -20,7 +20,6 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
-from sklearn import decomposition
 
 from paretax.errors import UsageError
 from paretax.spaces.dimensions import Setting, is_number, is_whole
@@ -87,6 +86,8 @@ def _slices_needed(centred: np.ndarray, weights: np.ndarray) -> int:
 
 def _fit(values: Values, table: np.ndarray, targets: np.ndarray) -> Fitted:
     asked = values["pca"]
+    from sklearn import decomposition
+
     fitted = decomposition.PCA(n_components=asked, svd_solver="full").fit(table)
     centred = table - fitted.mean_
     weights = fitted.components_.T

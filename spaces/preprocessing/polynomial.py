@@ -7,7 +7,6 @@ from math import comb
 import jax
 import jax.numpy as jnp
 import numpy as np
-from sklearn.preprocessing import PolynomialFeatures
 
 from paretax.errors import UsageError
 from paretax.spaces.dimensions import Setting, is_whole
@@ -34,6 +33,8 @@ def _terms(values: Values, features: int) -> int:
 
 def _fit(values: Values, table: np.ndarray, targets: np.ndarray) -> Fitted:
     degree = int(values["polynomial_degree"])
+    from sklearn.preprocessing import PolynomialFeatures
+
     transformer = PolynomialFeatures(degree=degree, include_bias=False).fit(table)
     features = table.shape[1]
     factors = np.full((len(transformer.powers_), degree), features, np.int32)

@@ -20,7 +20,6 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
-from sklearn.preprocessing import PowerTransformer
 
 from paretax.spaces.preprocessing.arithmetic import Pair, minus, pair, parts, rounded
 from paretax.spaces.preprocessing.technique import Arrays, Fitted, Technique, Values
@@ -63,6 +62,8 @@ def _unbent(y: float, exponent: float) -> float:
 
 
 def _fit(values: Values, table: np.ndarray, targets: np.ndarray) -> Fitted:
+    from sklearn.preprocessing import PowerTransformer
+
     transformer = PowerTransformer(method="yeo-johnson", standardize=True).fit(table)
     means, scales = transformer._scaler.mean_, transformer._scaler.scale_
     arrays = {

@@ -17,7 +17,6 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
-from sklearn.preprocessing import QuantileTransformer
 
 from paretax.spaces.dimensions import choice
 from paretax.spaces.preprocessing.arithmetic import Pair, minus, pair, parts, rounded
@@ -105,6 +104,8 @@ def _edges(quantiles: np.ndarray, normal: bool) -> tuple[np.float32, np.float32]
 
 def _fit(values: Values, table: np.ndarray, targets: np.ndarray) -> Fitted:
     output = values["quantile_output"]
+    from sklearn.preprocessing import QuantileTransformer
+
     transformer = QuantileTransformer(
         n_quantiles=min(_MOST, len(table)), output_distribution=output, subsample=None
     ).fit(table)

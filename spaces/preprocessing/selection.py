@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import jax
 import numpy as np
-from sklearn.feature_selection import SelectKBest, f_classif, f_regression
 
 from paretax.errors import UsageError
 from paretax.spaces.dimensions import whole
@@ -24,6 +23,8 @@ def _take(arrays: Arrays, table: Pair, inputs: jax.Array) -> Pair:
 def _fit(values: Values, table: np.ndarray, targets: np.ndarray) -> Fitted:
     count = int(values["feature_selection"])
     classes = targets.ndim == 1 and targets.dtype.kind in "iub"
+    from sklearn.feature_selection import SelectKBest, f_classif, f_regression
+
     score = f_classif if classes else f_regression
     selector = SelectKBest(score, k=count).fit(table, targets.reshape(len(targets)))
     return Fitted(

@@ -194,7 +194,9 @@ def test_an_evaluation_scores_the_validation_split_and_a_test_the_test_split(
     assert measurement.objective == "accuracy"
     assert measurement.provenance is Provenance.MEASURED
     steps = ["train epochs 1 to 8"]
-    assert measurement.detail == {"split": "validation", "steps": steps}
+    spent = measurement.detail["seconds"]
+    assert measurement.detail == {"split": "validation", "steps": steps, "seconds": spent}
+    assert 0 <= min(spent.values()) <= sum(spent.values()) <= measurement.seconds * 1.01
     assert measurement.value == scorer.evaluator.score(CANDIDATE, scorer.weights, data.validation)
     assert (measurement.target, measurement.spread, measurement.unit) == (None, None, "")
 
