@@ -1,6 +1,6 @@
 """Scoring: training for the task's metric, and the cost of a candidate on its targets."""
 
-from paretax.evaluators.accuracy import AccuracyEvaluator
+from paretax.evaluators.accuracy import AccuracyEvaluator, Together
 from paretax.evaluators.evaluator import Evaluator, cost_evaluators
 from paretax.evaluators.measurement import Evaluation, Failure, Measurement, Provenance, Reason
 from paretax.evaluators.objectives import (
@@ -10,10 +10,12 @@ from paretax.evaluators.objectives import (
     worst_violation,
 )
 from paretax.evaluators.teacher import Lesson
+from paretax.evaluators.training import Axis
 from paretax.evaluators.workbench import Deployed, Prepared, Workbench
 
 __all__ = [
     "AccuracyEvaluator",
+    "Axis",
     "Deployed",
     "Evaluation",
     "Evaluator",
@@ -24,6 +26,7 @@ __all__ = [
     "Prepared",
     "Provenance",
     "Reason",
+    "Together",
     "Workbench",
     "cost_evaluators",
     "make_objectives",

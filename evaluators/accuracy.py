@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -14,6 +15,7 @@ from paretax.errors import UsageError
 from paretax.evaluators.cache import LeastRecentlyUsed
 from paretax.evaluators.calibrating import Calibrator
 from paretax.evaluators.compiling import CompileClock
+from paretax.evaluators.lanes import DivergedError, Watch
 from paretax.evaluators.measurement import (
     Evaluation,
     Failure,
@@ -23,7 +25,7 @@ from paretax.evaluators.measurement import (
 )
 from paretax.evaluators.size import count_bytes
 from paretax.evaluators.teacher import Lesson
-from paretax.evaluators.training import DivergedError, Trainer, Watch, to_numpy
+from paretax.evaluators.training import Axis, Trained, Trainer, to_numpy
 from paretax.evaluators.workbench import Deployed, Workbench
 from paretax.spaces.channels import kept_indices
 from paretax.spaces.compression import Grid, inputs_of, simulate
@@ -39,34 +41,62 @@ _CLOCK = CompileClock()
 _CHUNK = 512  # examples that are scored at a time
 
 
+@dataclass(frozen=True, kw_only=True)
+class Together:
+    """A member of a population.
+
+    Args:
+        trained: what its training gave.
+        seconds: its share of the population's time.
+    """
+
+    trained: Trained | DivergedError
+    seconds: float
+
+
 class AccuracyEvaluator:
     """Scores a candidate by the task's metric on the validation split.
 
     Args:
         bench: the task.
         lesson: of the teacher; None where there is none.
+        axis: how populations are trained.
     """
 
-    def __init__(self, bench: Workbench, lesson: Lesson | None = None) -> None:
+    def __init__(self, bench: Workbench, lesson: Lesson | None = None, axis: Axis = "auto") -> None:
         self.provides: tuple[str, ...] = (bench.task.metric.name,)
         self._bench, self._lesson = bench, lesson
         self._calibrator = Calibrator()
-        self._trainer = Trainer(bench, self._calibrator)
+        self._trainer = Trainer(bench, self._calibrator, axis)
         self._programs: LeastRecentlyUsed[Callable[..., Any]] = LeastRecentlyUsed(64)
 
-    def evaluate(self, candidate: Mapping[str, Any], seed: int) -> Evaluation:
-        """Train a candidate and score it on the validation split."""
+    def evaluate(
+        self, candidate: Mapping[str, Any], seed: int, together: Together | None = None
+    ) -> Evaluation:
+        """Train a candidate and score it on the validation split.
+
+        Args:
+            candidate: what is trained.
+            seed: of its training.
+            together: what `train_together` gave for it; None: it is trained now.
+        """
         start, compiled = time.perf_counter(), _CLOCK.seconds
         try:
-            weights = self.train(candidate, seed)
+            if together is None:
+                weights = self.train(candidate, seed)
+            elif isinstance(together.trained, DivergedError):
+                raise together.trained
+            else:
+                weights = self._deployed(candidate, together.trained)
             trained = time.perf_counter()
             value = self.score(candidate, weights, self._bench.data.validation)
         except DivergedError as error:
             return Evaluation(failure=Failure(reason=Reason.DIVERGED, message=str(error)))
         end = time.perf_counter()
+        seconds = end - start + (together.seconds if together is not None else 0.0)
         spent = {"compile": _CLOCK.seconds - compiled, "score": end - trained}
         about = {"steps": self.steps(candidate), "seconds": spent}
-        found = [self._measurement(value, "validation", end - start, about)]
+        found = [self._measurement(value, "validation", seconds, about)]
         deployed = self._bench.deployed(candidate)
         if deployed.recipe.sparse and deployed.recipe.scope == "global":
             kept = final_masks(deployed, parts(deployed, weights)[0])
@@ -85,20 +115,56 @@ class AccuracyEvaluator:
             DivergedError: the loss is not finite.
             UsageError: the candidate distils, and there is no teacher.
         """
+        lesson = self._lesson_of(candidate)
+        return self._deployed(candidate, self._trainer.train(candidate, seed, lesson, watch))
+
+    def train_together(
+        self, members: Sequence[tuple[Mapping[str, Any], int]]
+    ) -> dict[int, Together]:
+        """Train a population in one program, where the device is faster so.
+
+        Args:
+            members: candidates, each with its seed.
+
+        Returns:
+            By place among the members, for those that were trained: for none where they are better
+            trained one by one. Those that cannot be trained are left to `evaluate`.
+        """
+        good, lessons = [], []
+        for i, (candidate, _) in enumerate(members):
+            try:
+                lessons.append(self._lesson_of(candidate))
+            except UsageError:
+                continue
+            good.append(i)
+        start = time.perf_counter()
+        try:
+            found = self._trainer.train_together([members[i] for i in good], lessons)
+        except (jax.errors.JaxRuntimeError, MemoryError):
+            return {}  # one by one, it shows whose program does not compile or does not fit
+        seconds = (time.perf_counter() - start) / max(1, len(found))
+        return {good[i]: Together(trained=trained, seconds=seconds) for i, trained in found.items()}
+
+    def _lesson_of(self, candidate: Mapping[str, Any]) -> Lesson | None:
+        """What a candidate's teacher says, once its training is checked."""
         self._bench.check_training(candidate)
+        if candidate.get("distill") is not True:
+            return None
+        lesson = self._lesson
+        if lesson is None:
+            raise UsageError("distill: true needs a teacher: add `teacher` to the config")
+        if candidate.get("feature_weight", 0) and lesson.inner is None:
+            raise UsageError(
+                f"feature_weight needs a teacher whose layers can be seen, and "
+                f"{lesson.teacher} is a compiled program: leave it at 0, or give the teacher "
+                "as a candidate"
+            )
+        return lesson
+
+    def _deployed(self, candidate: Mapping[str, Any], trained: Trained) -> dict[str, jax.Array]:
+        """Trained arrays as they are deployed."""
+        params, state, learned = trained
         deployed = self._bench.deployed(candidate)
-        lesson = None
-        if candidate.get("distill") is True:
-            lesson = self._lesson
-            if lesson is None:
-                raise UsageError("distill: true needs a teacher: add `teacher` to the config")
-            if candidate.get("feature_weight", 0) and lesson.inner is None:
-                raise UsageError(
-                    f"feature_weight needs a teacher whose layers can be seen, and "
-                    f"{lesson.teacher} is a compiled program: leave it at 0, or give the teacher "
-                    "as a candidate"
-                )
-        params, state, learned = self._trainer.train(candidate, seed, lesson, watch)
         if deployed.removed:
             params, state, learned = _shrink(deployed, candidate, params, state, learned)
         pipeline = self._bench.features(candidate).pipeline

@@ -13,7 +13,7 @@ import optax
 
 from paretax.evaluators.masking import mask_weights
 from paretax.evaluators.packing import Packing
-from paretax.evaluators.workbench import Prepared
+from paretax.evaluators.workbench import Numbers, Prepared
 from paretax.spaces.compression import Grid
 from paretax.spaces.distillation import similarity_loss, soft_target_loss
 from paretax.spaces.fake_quantization import LEARNED, train_on_grid
@@ -25,6 +25,10 @@ BLOCK = 256
 
 Carry = tuple[Arrays, Arrays, Any]
 """(params, state, state of the optimiser)"""
+
+
+Noise = tuple[jax.Array, Numbers]
+"""(key of the training, the candidate's numbers in the model)"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,9 +65,9 @@ def make_step(prepared: Prepared, task: Task, form: Form, packing: Packing) -> C
     Parameters, masks and the optimiser's state are packed.
 
     `numbers` are scalars by name, `rows` the examples' places in `data`, `step` the number of
-    steps before this one, `noise` the key of the training.
+    steps before this one.
     """
-    apply = prepared.model.apply
+    apply = prepared.apply
     if form.quantized or form.watch is not None:
         forward = train_on_grid(apply, prepared.sites, learn=form.learned, watch=form.watch)
     else:
@@ -78,14 +82,14 @@ def make_step(prepared: Prepared, task: Task, form: Form, packing: Packing) -> C
         numbers: Mapping[str, jax.Array],
         rows: jax.Array,
         step: jax.Array,
-        noise: jax.Array,
+        noise: Noise,
         data: Mapping[str, jax.Array],
         masks: Arrays,
         grid: Grid,
     ) -> tuple[Carry, jax.Array]:
         vectors, state, memory = carry
         part = {name: array[rows] for name, array in data.items()}
-        key = jax.random.fold_in(noise, step)
+        key = jax.random.fold_in(noise[0], step), noise[1]
 
         def loss(params: Arrays) -> tuple[jax.Array, Arrays]:
             (outputs, changed), features = forward(params, state, part["inputs"], key, grid)
@@ -134,29 +138,12 @@ def _clip(gradients: Arrays, largest: jax.Array) -> Arrays:
     return {name: gradient * factor for name, gradient in gradients.items()}
 
 
-def make_block(
-    prepared: Prepared, task: Task, form: Form, *, on_host: bool
-) -> Callable[..., tuple[Carry, np.ndarray]]:
-    """Many steps: (carry, numbers, rows, begin, count, noise, data, masks, grid).
+def _packed(
+    prepared: Prepared, task: Task, form: Form, take: Callable[..., Any]
+) -> Callable[..., tuple[Carry, jax.Array]]:
+    """`take(step, carry, masks)` on packed parameters: (carry, masks) -> (carry, losses)."""
 
-    `rows` is (BLOCK, batch), of which the first `count` are taken; `begin` the number of steps
-    before. The memory of the carry that is given is used again.
-
-    Args:
-        prepared: the model.
-        task: for its loss.
-        form: of the steps.
-        on_host: call a compiled step again and again, instead of one compiled loop.
-
-    Returns:
-        The program: it returns the carry, and the losses of the steps, (count,) or longer.
-    """
-
-    def packed(
-        take: Callable[..., tuple[Carry, jax.Array]],
-        carry: Carry,
-        masks: Arrays,
-    ) -> tuple[Carry, jax.Array]:
+    def run(carry: Carry, masks: Arrays) -> tuple[Carry, jax.Array]:
         params, state, memory = carry
         packing = Packing(jax.tree.map(jax.typeof, params))
         whole = packing.pack({n: masks.get(n, True) for n in params}) if masks else {}
@@ -164,13 +151,23 @@ def make_block(
         (vectors, state, memory), losses = take(step, (packing.pack(params), state, memory), whole)
         return (packing.unpack(vectors), state, memory), losses
 
+    return run
+
+
+def block_of(prepared: Prepared, task: Task, form: Form) -> Callable[..., tuple[Carry, jax.Array]]:
+    """Many steps: (carry, numbers, rows, begin, count, noise, data, masks, grid).
+
+    `rows` is (BLOCK, batch), of which the first `count` are taken; `begin` the number of steps
+    before. Returns the carry, and the losses of the steps, (BLOCK,), 0 where none was taken.
+    """
+
     def block(
         carry: Carry,
         numbers: Mapping[str, jax.Array],
         rows: jax.Array,
         begin: jax.Array,
         count: jax.Array,
-        noise: jax.Array,
+        noise: Noise,
         data: Mapping[str, jax.Array],
         masks: Arrays,
         grid: Grid,
@@ -183,10 +180,24 @@ def make_block(
 
             return jax.lax.fori_loop(0, count, body, (carry, jnp.zeros(len(rows), jnp.float32)))
 
-        return packed(take, carry, masks)
+        return _packed(prepared, task, form, take)(carry, masks)
 
+    return block
+
+
+def make_block(
+    prepared: Prepared, task: Task, form: Form, *, on_host: bool
+) -> Callable[..., tuple[Carry, np.ndarray]]:
+    """The compiled program of `block_of`, which uses the memory of the carry that it is given.
+
+    Args:
+        prepared: the model.
+        task: for its loss.
+        form: of the steps.
+        on_host: call a compiled step again and again, instead of one compiled loop.
+    """
     if not on_host:
-        program = jax.jit(block, donate_argnums=0)
+        program = jax.jit(block_of(prepared, task, form), donate_argnums=0)
 
         def whole(*given: Any) -> tuple[Carry, np.ndarray]:
             carry, losses = program(*given)
@@ -199,7 +210,7 @@ def make_block(
         numbers: Any,
         rows: jax.Array,
         number: jax.Array,
-        noise: jax.Array,
+        noise: Noise,
         data: Any,
         masks: Arrays,
         grid: Grid,
@@ -207,7 +218,7 @@ def make_block(
         def take(step: Callable[..., Any], carry: Carry, masks: Arrays) -> Any:
             return step(carry, numbers, rows, number, noise, data, masks, grid)
 
-        return packed(take, carry, masks)
+        return _packed(prepared, task, form, take)(carry, masks)
 
     one = jax.jit(single, donate_argnums=0)
 

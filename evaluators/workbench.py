@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -13,6 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from paretax.errors import UsageError
+from paretax.evaluators.cache import LeastRecentlyUsed
+from paretax.evaluators.lifting import lift
+from paretax.evaluators.randomness import training_key
 from paretax.spaces import preprocessing, pruning, training
 from paretax.spaces.channels import ChannelGroup, Channels, find_channels
 from paretax.spaces.dimensions import choose
@@ -26,6 +29,9 @@ from paretax.tasks import Data, Model, Split, Task, build_model
 
 Shapes = Mapping[str, jax.ShapeDtypeStruct]
 
+Numbers = dict[str, tuple[Any, ...]]
+"""Constants that were lifted out of a model's `init` and `apply`, under these names."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Features:
@@ -33,12 +39,14 @@ class Features:
 
     Args:
         key: equal keys, equal features.
+        form: equal forms, equal programs and shapes.
         pipeline: that was fitted on the training split; None: the inputs as they are.
         train: the training split after it.
         validation: the validation split after it.
     """
 
     key: str
+    form: str
     pipeline: Pipeline | None
     train: Split
     validation: Split
@@ -54,9 +62,11 @@ class Prepared:
     """A model that was traced once, as it is trained.
 
     Args:
-        key: canonical JSON of the parameters that `build` read and of the preprocessing; equal
-            keys, equal models.
+        key: equal keys, equal graphs and shapes: equal programs, in which only `numbers` differ.
         model: its pure form, over features.
+        init: (key, numbers) -> (params, state).
+        apply: (params, state, inputs, (key, numbers)) -> (outputs, new state), in training mode.
+        numbers: constants of `init` and `apply` that come from the candidate's own numbers.
         features: what it is trained on.
         sites: where it multiplies by weights, in training and in inference alike.
         params: shapes of the parameters.
@@ -66,16 +76,24 @@ class Prepared:
 
     key: str
     model: Model
+    init: Callable[..., tuple[dict[str, jax.Array], dict[str, jax.Array]]]
+    apply: Callable[..., tuple[Any, Arrays]]
+    numbers: Numbers
     features: Features
     sites: Mapping[str, Site]
     params: Shapes
     state: Shapes
     outputs: Any
+    shared: dict[str, Channels] = field(repr=False)
 
-    @cached_property
+    @property
     def channels(self) -> Channels:
-        """Which channels can be removed."""
-        return find_channels(self.model.predict, self.params, self.state, self.features.shape(2))
+        """Which channels can be removed; found once for all models of the same key."""
+        if "channels" not in self.shared:
+            self.shared["channels"] = find_channels(
+                self.model.predict, self.params, self.state, self.features.shape(2)
+            )
+        return self.shared["channels"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +121,16 @@ class Deployed:
     recipe: Recipe
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Own:
+    """What of a model is a candidate's own: see `Prepared`."""
+
+    key: str
+    init: Callable[..., Any]
+    apply: Callable[..., Any]
+    numbers: Numbers
+
+
 class Workbench:
     """Loads a task's data once, and traces each of its models once.
 
@@ -116,8 +144,11 @@ class Workbench:
 
     def __init__(self, task: Task, data: Data | None = None) -> None:
         self.task, self._data = task, data
-        self._features: dict[str, Features] = {}
-        self._prepared: dict[str, Prepared] = {}
+        self._features: LeastRecentlyUsed[Features] = LeastRecentlyUsed(16)
+        self._forms: dict[Any, str] = {}
+        self._prepared: LeastRecentlyUsed[Prepared] = LeastRecentlyUsed(256)
+        self._pipelines: LeastRecentlyUsed[Callable[..., Any]] = LeastRecentlyUsed(16)
+        self._traced: LeastRecentlyUsed[Prepared] = LeastRecentlyUsed(64)
         self._deployed: dict[str, tuple[Any, ...]] = {}
         self._missing = False
 
@@ -157,23 +188,24 @@ class Workbench:
             UsageError: the preprocessing does not fit the data.
         """
         key = preprocessing.key(candidate)
-        if key not in self._features:
-            train, validation = self.data.train, self.data.validation
-            preprocessing.check(
-                candidate, train.inputs.shape[1:], self._missing, len(train), train.targets
-            )
-            pipeline = None
-            if preprocessing.is_active(candidate):
-                pipeline = preprocessing.fit(candidate, train.inputs, train.targets)
-                arrays = {n: jnp.asarray(a) for n, a in pipeline.arrays.items()}
-                run = jax.jit(pipeline.apply)
-                train, validation = (
-                    Split(np.asarray(run(arrays, s.inputs)), s.targets) for s in (train, validation)
-                )
-            self._features[key] = Features(
-                key=key, pipeline=pipeline, train=train, validation=validation
-            )
-        return self._features[key]
+        return self._features.get(key, lambda: self._fit(key, candidate))
+
+    def _fit(self, key: str, candidate: Mapping[str, Any]) -> Features:
+        train, validation = self.data.train, self.data.validation
+        preprocessing.check(
+            candidate, train.inputs.shape[1:], self._missing, len(train), train.targets
+        )
+        if not preprocessing.is_active(candidate):
+            return Features(key="", form="", pipeline=None, train=train, validation=validation)
+        pipeline = preprocessing.fit(candidate, train.inputs, train.targets)
+        shapes = tuple((n, a.shape, str(a.dtype)) for n, a in sorted(pipeline.arrays.items()))
+        form = self._forms.setdefault((pipeline.program, shapes), f"pipeline {len(self._forms)}")
+        run = self._pipelines.get(form, lambda: jax.jit(pipeline.apply))
+        arrays = {n: jnp.asarray(a) for n, a in pipeline.arrays.items()}
+        train, validation = (
+            Split(np.asarray(run(arrays, s.inputs)), s.targets) for s in (train, validation)
+        )
+        return Features(key=key, form=form, pipeline=pipeline, train=train, validation=validation)
 
     def prepared(self, candidate: Mapping[str, Any]) -> Prepared:
         """The traced model of a candidate.
@@ -181,31 +213,75 @@ class Workbench:
         Raises:
             UsageError: `build` returned no model, or the model no array.
         """
-        config = self.config(candidate)
-        features = self.features(candidate)
-        key = json.dumps(config, sort_keys=True) + features.key
-        if key not in self._prepared:
-            example = features.shape(2)
-            model = build_model(self.task, config, example)
-            params, state = dict(model.params), dict(model.state)
-            outputs = jax.eval_shape(model.predict, params, state, example)
-            if not isinstance(outputs, jax.ShapeDtypeStruct) or outputs.shape[:1] != (2,):
-                raise UsageError(
-                    f"the model of task {self.task.name!r} must return one array with the batch "
-                    f"first, got {outputs} for a batch of 2"
-                )
-            found = find_sites(model.predict, params, state, example)
-            trained = find_sites(model.apply, params, state, example, jax.random.key(0))
-            self._prepared[key] = Prepared(
-                key=key,
-                model=model,
-                features=features,
-                sites={n: s for n, s in found.items() if n in trained and s.like(trained[n])},
-                params=params,
-                state=state,
-                outputs=outputs,
+        config, features = self.config(candidate), self.features(candidate)
+        place = json.dumps([config, features.key], sort_keys=True)
+        return self._prepared.get(place, lambda: self._prepare(config, features))
+
+    def _prepare(self, config: Mapping[str, Any], features: Features) -> Prepared:
+        """A candidate's own view of a traced model, which others may share."""
+        example = features.shape(2)
+        own = None
+        key = json.dumps(config, sort_keys=True)
+        if any(isinstance(value, float) for value in config.values()):
+            own = self._lifted(config, example)
+            key = key if own is None else own.key
+        key += features.form
+        traced = self._traced.get(
+            key, lambda: self._trace(key, build_model(self.task, config, example), features)
+        )
+        traced = replace(traced, features=features)
+        if own is None:
+            return traced
+        return replace(traced, init=own.init, apply=own.apply, numbers=own.numbers)
+
+    def _trace(self, key: str, model: Model, features: Features) -> Prepared:
+        example = features.shape(2)
+        params, state = dict(model.params), dict(model.state)
+        outputs = jax.eval_shape(model.predict, params, state, example)
+        if not isinstance(outputs, jax.ShapeDtypeStruct) or outputs.shape[:1] != (2,):
+            raise UsageError(
+                f"the model of task {self.task.name!r} must return one array with the batch "
+                f"first, got {outputs} for a batch of 2"
             )
-        return self._prepared[key]
+        found = find_sites(model.predict, params, state, example)
+        trained = find_sites(model.apply, params, state, example, jax.random.key(0))
+        return Prepared(
+            key=key,
+            model=model,
+            init=lambda key, numbers: model.init(key),
+            apply=lambda params, state, inputs, noise: model.apply(params, state, inputs, noise[0]),
+            numbers={},
+            features=features,
+            sites={n: s for n, s in found.items() if n in trained and s.like(trained[n])},
+            params=params,
+            state=state,
+            outputs=outputs,
+            shared={},
+        )
+
+    def _lifted(self, config: Mapping[str, Any], example: jax.ShapeDtypeStruct) -> _Own | None:
+        """A model's functions with its fractions lifted out; None where they shape the graph."""
+        model = build_model(self.task, config, example)
+        nudged = {n: v * (1 - 2**-10) if isinstance(v, float) else v for n, v in config.items()}
+        try:
+            twin = build_model(self.task, nudged, example)
+        except Exception:  # noqa: BLE001  the model's code may refuse the value in any way
+            return None
+        key = jax.eval_shape(lambda: training_key(0))
+        params, state = dict(model.params), dict(model.state)
+        init = lift(model.init, twin.init, key)
+        apply = lift(model.apply, twin.apply, params, state, example, key)
+        predict = lift(model.predict, None, params, state, example)
+        if init is None or apply is None or predict is None:
+            return None
+        return _Own(
+            key=" ".join(part.fingerprint for part in (init, apply, predict)),
+            init=lambda key, numbers: init.run(numbers["init"], key),
+            apply=lambda params, state, inputs, noise: apply.run(
+                noise[1]["apply"], params, state, inputs, noise[0]
+            ),
+            numbers={"init": init.numbers, "apply": apply.numbers},
+        )
 
     def deployed(self, candidate: Mapping[str, Any]) -> Deployed:
         """The model of a candidate as it is deployed.

@@ -27,8 +27,8 @@ from safetensors.numpy import save_file
 from paretax.errors import UsageError
 from paretax.evaluators import AccuracyEvaluator, Lesson, Workbench
 from paretax.evaluators.accuracy import in_chunks
+from paretax.evaluators.lanes import DivergedError
 from paretax.evaluators.runtime import cache_folder, versions
-from paretax.evaluators.training import DivergedError
 from paretax.results.bundle import checksum, load_bundle
 from paretax.results.checkpoints import load_checkpoint
 from paretax.spaces import SETTINGS, check_space, parse_space

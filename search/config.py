@@ -13,7 +13,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from paretax.errors import UsageError, unknown
-from paretax.evaluators import Objective, make_objectives
+from paretax.evaluators import Axis, Objective, make_objectives
 from paretax.hardware_profiles import load_profile
 from paretax.search.samplers import SAMPLERS
 from paretax.spaces import Space, parse_space
@@ -115,6 +115,10 @@ class SearchConfig(_Part):
     """Different sets of compiled programs that the candidates of a batch may need. The others are
     moved to one of them: they keep their numbers (learning rate, bit-widths), and take its
     architecture, batch size, optimiser and techniques. None: no bound."""
+
+    population: Axis = "auto"
+    """`batch` trains candidates that share programs as one program with a batch axis, `loop` one
+    after another; `auto` does what is faster on the device, on the CPU `loop`."""
 
     trial_seconds: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     """Time after which a scoring or training counts as failed (`ray` only); None: no bound."""

@@ -83,6 +83,7 @@ def run_search(
         else (),
         lesson=_lesson(plan, out, before, progress),
         data=plan.bench.data,
+        axis=plan.config.population,
     )
     executor = make_executor(
         plan.config.executor,

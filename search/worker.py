@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,13 @@ import numpy as np
 from paretax.errors import UsageError
 from paretax.evaluators import (
     AccuracyEvaluator,
+    Axis,
     Evaluation,
-    Evaluator,
     Failure,
     Lesson,
     Measurement,
     Reason,
+    Together,
     Workbench,
     cost_evaluators,
 )
@@ -39,6 +41,7 @@ class WorkerSpec:
         known: measurements of programs that need not be measured again.
         lesson: what the teacher says; None where there is none.
         data: of the task, as the driver has loaded it; None: the worker loads it.
+        axis: how populations are trained.
     """
 
     task: str
@@ -48,6 +51,7 @@ class WorkerSpec:
     known: tuple[Measurement, ...] = field(default=())
     lesson: Lesson | None = None
     data: Data | None = None
+    axis: Axis = "auto"
 
 
 class Worker:
@@ -59,13 +63,13 @@ class Worker:
     def __init__(self, spec: WorkerSpec) -> None:
         self._bench = Workbench(load_task(spec.task, map(Path, spec.search_path)), spec.data)
         self._costs = cost_evaluators(self._bench, spec.targets, spec.wanted, spec.known)
-        self._lesson = spec.lesson
+        self._lesson, self._axis = spec.lesson, spec.axis
         self._accuracy: AccuracyEvaluator | None = None
 
     @property
     def _trainer(self) -> AccuracyEvaluator:
         if self._accuracy is None:
-            self._accuracy = AccuracyEvaluator(self._bench, self._lesson)
+            self._accuracy = AccuracyEvaluator(self._bench, self._lesson, self._axis)
         return self._accuracy
 
     def run(self, kind: str, calls: Sequence[tuple[Any, ...]]) -> Iterator[Evaluation]:
@@ -75,14 +79,20 @@ class Worker:
             kind: the method.
             calls: its arguments, call by call.
         """
-        for arguments in calls:
-            yield getattr(self, kind)(*arguments)
+        together: dict[int, Together] = {}
+        if kind == "train" and len(calls) > 1:
+            together = self._trainer.train_together([(call[0], call[1]) for call in calls])
+        for i, arguments in enumerate(calls):
+            if i in together:
+                yield _guarded(partial(self._trainer.evaluate, together=together[i]), *arguments)
+            else:
+                yield getattr(self, kind)(*arguments)
 
     def score(self, candidate: Candidate, seed: int) -> Evaluation:
         """All that needs no training."""
         found: list[Measurement] = []
         for evaluator in self._costs:
-            evaluation = _guarded(evaluator, candidate, seed)
+            evaluation = _guarded(evaluator.evaluate, candidate, seed)
             found += evaluation.measurements
             if evaluation.failure is not None:
                 return Evaluation(measurements=tuple(found), failure=evaluation.failure)
@@ -90,7 +100,7 @@ class Worker:
 
     def train(self, candidate: Candidate, seed: int) -> Evaluation:
         """The metric on the validation split, after a training; with the weights."""
-        return _guarded(self._trainer, candidate, seed)
+        return _guarded(self._trainer.evaluate, candidate, seed)
 
     def test(
         self,
@@ -118,11 +128,15 @@ class Worker:
             return Evaluation(failure=Failure(reason=Reason.DIVERGED, message=message))
 
 
-def _guarded(evaluator: Evaluator, candidate: Mapping[str, Any], seed: int) -> Evaluation:
+def _guarded(
+    evaluate: Callable[[Mapping[str, Any], int], Evaluation],
+    candidate: Mapping[str, Any],
+    seed: int,
+) -> Evaluation:
     """An evaluation in which a failing program or task is a `Failure`."""
     start = time.perf_counter()
     try:
-        return evaluator.evaluate(candidate, seed)
+        return evaluate(candidate, seed)
     except UsageError as error:
         failure = Failure(reason=Reason.BUILD_ERROR, message=str(error))
     except (jax.errors.JaxRuntimeError, MemoryError) as error:

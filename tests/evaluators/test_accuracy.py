@@ -21,7 +21,7 @@ from paretax.evaluators import (
 )
 from paretax.evaluators.accuracy import in_chunks, parts
 from paretax.evaluators.compilation import deployed_program
-from paretax.evaluators.training import DivergedError
+from paretax.evaluators.lanes import DivergedError
 from paretax.spaces.compression import compress, deployed_shapes
 from paretax.tasks import Data, Split
 from paretax.tasks.breast_cancer import task as breast_cancer

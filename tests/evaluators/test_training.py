@@ -13,8 +13,9 @@ import pytest
 from paretax.errors import UsageError
 from paretax.evaluators import Workbench, training
 from paretax.evaluators.calibrating import Calibrator
+from paretax.evaluators.lanes import DivergedError
 from paretax.evaluators.steps import loops_on_host
-from paretax.evaluators.training import DivergedError, Trainer, to_numpy
+from paretax.evaluators.training import Trainer, to_numpy
 from paretax.spaces.training import smoothed_loss
 from paretax.tasks import Arrays, Data, Metric, Split, SupervisedTask
 
