@@ -12,7 +12,7 @@ import jax
 
 from paretax.evaluators.workbench import Deployed, Workbench
 from paretax.hardware_profiles import HardwareProfile
-from paretax.spaces.compression import deploy, deployed_shapes
+from paretax.spaces.compression import deploy
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +78,7 @@ def lower_for(
 ) -> LoweredProgram:
     """The deployed program of a candidate at a batch size, lowered for a target's platform."""
     model = bench.deployed(candidate)
-    arrays = deployed_shapes(model.recipe, model.sites, model.params, model.state)
+    arrays = bench.arrays(model)
     program = deployed_program(model)
     traced = program.trace(arrays, bench.batch_shape(batch))
     lowered = traced.lower(lowering_platforms=(profile.platform,))

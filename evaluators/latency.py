@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from paretax.evaluators.compilation import CompiledProgram, lower_for
+from paretax.evaluators.cache import LeastRecentlyUsed
+from paretax.evaluators.compilation import CompiledProgram, LoweredProgram, lower_for
 from paretax.evaluators.measurement import Evaluation, Measurement, Provenance
 from paretax.evaluators.workbench import Workbench
 from paretax.hardware_profiles import HardwareProfile
@@ -72,6 +73,7 @@ class CpuEvaluator:
         known: Iterable[Measurement] = (),
     ) -> None:
         self._bench, self._profile, self._batch = bench, profile, batch
+        self._lowered: LeastRecentlyUsed[LoweredProgram] = LeastRecentlyUsed(64)
         self._known: dict[str, dict[str, Measurement]] = {}
         for m in known:
             if m.target == profile.name and m.detail.get("batch") == batch:
@@ -79,7 +81,11 @@ class CpuEvaluator:
 
     def evaluate(self, candidate: Mapping[str, Any], seed: int) -> Evaluation:
         """Latency in microseconds (measured) and peak memory in bytes (compiled)."""
-        lowered = lower_for(self._profile, self._bench, candidate, self._batch)
+        model = self._bench.deployed(candidate)
+        lowered = self._lowered.get(
+            (model.key, model.recipe.form),
+            lambda: lower_for(self._profile, self._bench, candidate, self._batch),
+        )
         found = self._known.get(lowered.fingerprint, {})
         if set(found) != set(self.provides):
             found = {m.objective: m for m in self._measure(lowered.compile())}

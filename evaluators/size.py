@@ -7,8 +7,6 @@ from typing import Any
 
 from paretax.evaluators.measurement import Evaluation, Measurement, Provenance
 from paretax.evaluators.workbench import Workbench
-from paretax.spaces.compression import deployed_shapes
-from paretax.spaces.recipe import Recipe
 from paretax.spaces.storage import stored_bytes
 
 
@@ -41,10 +39,8 @@ def count_bytes(
             global scope that is an estimate, at equal shares.
     """
     deployed, prepared = bench.deployed(candidate), bench.prepared(candidate)
-    shapes = deployed_shapes(deployed.recipe, deployed.sites, deployed.params, deployed.state)
-    plain = Recipe.plain(prepared.sites)
-    full = deployed_shapes(plain, prepared.sites, prepared.params, prepared.state)
-    detail: dict[str, Any] = {"dense_float32": stored_bytes(prepared.sites, plain, full)}
+    shapes = bench.arrays(deployed)
+    detail: dict[str, Any] = {"dense_float32": bench.dense_bytes(prepared)}
     if pruned is not None:
         detail["pruned"] = "globally"
     return Measurement(

@@ -18,12 +18,14 @@ from paretax.evaluators.lifting import lift
 from paretax.evaluators.randomness import training_key
 from paretax.spaces import preprocessing, pruning, training
 from paretax.spaces.channels import ChannelGroup, Channels, find_channels
+from paretax.spaces.compression import deployed_shapes
 from paretax.spaces.dimensions import choose
 from paretax.spaces.preprocessing import Pipeline
 from paretax.spaces.recipe import Recipe
 from paretax.spaces.schedule import timeline
 from paretax.spaces.shrinking import shrink, shrunk_shapes
 from paretax.spaces.sites import Arrays, Predict, Site, find_sites
+from paretax.spaces.storage import stored_bytes
 from paretax.spaces.structured import check_patterns, is_structured, removed_channels
 from paretax.tasks import Data, Model, Split, Task, build_model
 
@@ -84,7 +86,7 @@ class Prepared:
     params: Shapes
     state: Shapes
     outputs: Any
-    shared: dict[str, Channels] = field(repr=False)
+    shared: dict[str, Any] = field(repr=False)
 
     @property
     def channels(self) -> Channels:
@@ -93,7 +95,8 @@ class Prepared:
             self.shared["channels"] = find_channels(
                 self.model.predict, self.params, self.state, self.features.shape(2)
             )
-        return self.shared["channels"]
+        found: Channels = self.shared["channels"]
+        return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,6 +150,7 @@ class Workbench:
         self._features: LeastRecentlyUsed[Features] = LeastRecentlyUsed(16)
         self._forms: dict[Any, str] = {}
         self._prepared: LeastRecentlyUsed[Prepared] = LeastRecentlyUsed(256)
+        self._arrays: LeastRecentlyUsed[Shapes] = LeastRecentlyUsed(128)
         self._pipelines: LeastRecentlyUsed[Callable[..., Any]] = LeastRecentlyUsed(16)
         self._traced: LeastRecentlyUsed[Prepared] = LeastRecentlyUsed(64)
         self._deployed: dict[str, tuple[Any, ...]] = {}
@@ -326,6 +330,21 @@ class Workbench:
             removed=removed,
             recipe=recipe,
         )
+
+    def arrays(self, model: Deployed) -> Shapes:
+        """The shapes of what a deployed program takes; worked out once for all bit-widths."""
+        return self._arrays.get(
+            (model.key, model.recipe.form),
+            lambda: deployed_shapes(model.recipe, model.sites, model.params, model.state),
+        )
+
+    def dense_bytes(self, prepared: Prepared) -> int:
+        """Stored bytes of a model in float32, with all of its weights."""
+        if "bytes" not in prepared.shared:
+            plain = Recipe.plain(prepared.sites)
+            shapes = deployed_shapes(plain, prepared.sites, prepared.params, prepared.state)
+            prepared.shared["bytes"] = stored_bytes(prepared.sites, plain, shapes)
+        return int(prepared.shared["bytes"])
 
     def check_training(self, candidate: Mapping[str, Any]) -> None:
         """Refuse a training that cannot be laid out, before it begins.

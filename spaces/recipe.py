@@ -147,6 +147,14 @@ class Recipe:
         """What the graph of `simulate` depends on; everything else are numbers."""
         return self.calibration, *((n, *t.structure) for n, t in self.treatments.items())
 
+    @property
+    def form(self) -> tuple[Any, ...]:
+        """What the deployed program and the shapes of its arrays depend on."""
+        return tuple(
+            (n, *t.structure, t.weights_quantized, t.inputs_quantized)
+            for n, t in self.treatments.items()
+        )
+
     def pruned(self, sites: Mapping[str, Site]) -> dict[str, int]:
         """How many weights each site loses; with the global scope, on average over the sites."""
         return {name: self.treatments[name].count(site.size) for name, site in sites.items()}

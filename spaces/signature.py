@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from paretax.spaces import quantization
 from paretax.spaces.candidate import Candidate
 from paretax.spaces.dimensions import Setting, is_number
 from paretax.spaces.operators import complete
@@ -30,8 +31,7 @@ def signature(candidate: Mapping[str, Any], settings: Mapping[str, Setting]) -> 
         settings: those that paretax understands, by name; other parameters are the model's, of
             which numbers with a fraction (dropout) are taken for numbers in its program as well.
     """
-    found: dict[str, Any] = _of_graph(candidate, settings)
-    found["on the grid"] = trains_quantized(candidate)
+    found = _of_graph(candidate, settings)
     return json.dumps(found, sort_keys=True, separators=(",", ":"))
 
 
@@ -57,18 +57,21 @@ def with_signature(
     fixed = _of_graph(model, settings)
     off = _of_graph(candidate, settings)
     numbers = {n: v for n, v in candidate.items() if n not in off and n not in fixed}
-    held = {n: model[n] for n in fixed}
+    held = {n: model[n] for n in fixed if n in model}
     return complete(space, {**model, **numbers, **held}, rng)
 
 
 def _of_graph(candidate: Mapping[str, Any], settings: Mapping[str, Setting]) -> dict[str, Any]:
     """The parameters that change a graph or a shape; of numbers, those that are 0, and so off."""
     found: dict[str, Any] = {}
+    trained = trains_quantized(candidate)
     for name, value in candidate.items():
         setting = settings.get(setting_of(name))
+        if setting in quantization.SETTINGS and not trained:
+            continue  # the grid comes after the training
         only_number = setting.number if setting is not None else isinstance(value, float)
         if not only_number:
             found[name] = value
         elif setting is not None and is_number(value) and float(value) == 0:
             found[name] = 0
-    return found
+    return {**found, "on the grid": trained}

@@ -19,6 +19,7 @@ BASE: dict[str, Any] = {
     "epochs": 20,
     "sparsity": 0.5,
     "quantize": True,
+    "qat": "none",
     "weight_bits": 4,
     "weight_bits@last": 8,
 }
@@ -37,6 +38,8 @@ def of(**change: Any) -> str:
         {"weight_bits": 2},
         {"weight_bits@last": 3},
         {"dropout": 0.3},
+        {"quantize": False},
+        {"calibration": "mse"},
     ],
     ids=str,
 )
@@ -51,8 +54,8 @@ def test_numbers_do_not_count(change: dict[str, Any]) -> None:
         {"optimizer": "sgd"},
         {"batch_size": 128},
         {"sparsity": 0.0},
-        {"quantize": False},
         {"qat": "ste"},
+        {"qat": "lsq"},
         {"distill": True},
         {"label_smoothing": 0},
     ],
