@@ -1,6 +1,6 @@
 """Scoring: training for the task's metric, and the cost of a candidate on its targets."""
 
-from paretax.evaluators.accuracy import AccuracyEvaluator, Together
+from paretax.evaluators.accuracy import AccuracyEvaluator
 from paretax.evaluators.evaluator import Evaluator, cost_evaluators
 from paretax.evaluators.measurement import Evaluation, Failure, Measurement, Provenance, Reason
 from paretax.evaluators.objectives import (
@@ -26,7 +26,6 @@ __all__ = [
     "Prepared",
     "Provenance",
     "Reason",
-    "Together",
     "Workbench",
     "cost_evaluators",
     "make_objectives",

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -25,7 +26,7 @@ from paretax.evaluators.measurement import (
 )
 from paretax.evaluators.size import count_bytes
 from paretax.evaluators.teacher import Lesson
-from paretax.evaluators.training import Axis, Trained, Trainer, to_numpy
+from paretax.evaluators.training import Axis, Standing, Trained, Trainer, to_numpy
 from paretax.evaluators.workbench import Deployed, Workbench
 from paretax.spaces.channels import kept_indices
 from paretax.spaces.compression import Grid, inputs_of, simulate
@@ -38,20 +39,28 @@ from paretax.spaces.structured import group_block
 from paretax.tasks import Arrays, Split
 
 _CLOCK = CompileClock()
+_SUSPENDED = 256  # trainings that are kept between rungs
 _CHUNK = 512  # examples that are scored at a time
 
 
 @dataclass(frozen=True, kw_only=True)
-class Together:
-    """A member of a population.
+class Suspended:
+    """A training that goes on later.
 
     Args:
-        trained: what its training gave.
-        seconds: its share of the population's time.
+        training: where it stands.
+        seconds: that were spent on it and are in no measurement yet.
+        diverged: why it does not go on.
     """
 
-    trained: Trained | DivergedError
-    seconds: float
+    training: Standing
+    seconds: float = 0.0
+    diverged: DivergedError | None = None
+
+
+def dict_key(candidate: Mapping[str, Any]) -> str:
+    """A candidate's values as canonical JSON."""
+    return json.dumps(dict(candidate), sort_keys=True)
 
 
 class AccuracyEvaluator:
@@ -69,40 +78,127 @@ class AccuracyEvaluator:
         self._calibrator = Calibrator()
         self._trainer = Trainer(bench, self._calibrator, axis)
         self._programs: LeastRecentlyUsed[Callable[..., Any]] = LeastRecentlyUsed(64)
+        self._suspended: dict[tuple[str, int], Suspended] = {}
 
-    def evaluate(
-        self, candidate: Mapping[str, Any], seed: int, together: Together | None = None
-    ) -> Evaluation:
-        """Train a candidate and score it on the validation split.
-
-        Args:
-            candidate: what is trained.
-            seed: of its training.
-            together: what `train_together` gave for it; None: it is trained now.
-        """
+    def evaluate(self, candidate: Mapping[str, Any], seed: int) -> Evaluation:
+        """Train a candidate, from where it stands, and score it on the validation split."""
         start, compiled = time.perf_counter(), _CLOCK.seconds
+        before = 0.0
         try:
-            if together is None:
+            standing = self._suspended.pop((dict_key(candidate), seed), None)
+            if standing is None:
                 weights = self.train(candidate, seed)
-            elif isinstance(together.trained, DivergedError):
-                raise together.trained
             else:
-                weights = self._deployed(candidate, together.trained)
+                before = standing.seconds
+                if standing.diverged is not None:
+                    raise standing.diverged
+                self._trainer.advance(standing.training)
+                weights = self._deployed(candidate, self._trainer.finish(standing.training))
             trained = time.perf_counter()
             value = self.score(candidate, weights, self._bench.data.validation)
         except DivergedError as error:
             return Evaluation(failure=Failure(reason=Reason.DIVERGED, message=str(error)))
         end = time.perf_counter()
-        seconds = end - start + (together.seconds if together is not None else 0.0)
         spent = {"compile": _CLOCK.seconds - compiled, "score": end - trained}
         about = {"steps": self.steps(candidate), "seconds": spent}
-        found = [self._measurement(value, "validation", seconds, about)]
+        found = [self._measurement(value, "validation", end - start + before, about)]
         deployed = self._bench.deployed(candidate)
         if deployed.recipe.sparse and deployed.recipe.scope == "global":
             kept = final_masks(deployed, parts(deployed, weights)[0])
             pruned = {n: int((~np.asarray(mask)).sum()) for n, mask in kept.items()}
             found.append(count_bytes(self._bench, candidate, pruned))
         return Evaluation(measurements=tuple(found), weights=to_numpy(weights))
+
+    def advance(self, candidate: Mapping[str, Any], seed: int, epochs: int) -> Evaluation:
+        """Train a candidate up to a rung, and score it there on the validation split.
+
+        It is scored in the form that it has then: pruned as far as its schedule has come, and in
+        floating point. The training stays here, and `advance` and `evaluate` go on with it.
+
+        Args:
+            candidate: what is trained.
+            seed: of its training.
+            epochs: of the rung.
+        """
+        start, compiled = time.perf_counter(), _CLOCK.seconds
+        key = (dict_key(candidate), seed)
+        before = self._suspended.pop(key, None)
+        try:
+            if before is None:
+                lesson = self._lesson_of(candidate)
+                before = Suspended(training=self._trainer.begin(candidate, seed, lesson))
+            if before.diverged is not None:
+                raise before.diverged
+            self._trainer.advance(before.training, epochs)
+            trained = time.perf_counter()
+            value = self._score_now(before.training)
+        except DivergedError as error:
+            return Evaluation(failure=Failure(reason=Reason.DIVERGED, message=str(error)))
+        end = time.perf_counter()
+        seconds = end - start + before.seconds
+        self._suspend(key, replace(before, seconds=0.0))
+        spent = {"compile": _CLOCK.seconds - compiled, "score": end - trained}
+        about = {"epoch": epochs, "seconds": spent}
+        return Evaluation(measurements=(self._measurement(value, "validation", seconds, about),))
+
+    def advance_together(
+        self, members: Sequence[tuple[Mapping[str, Any], int]], epochs: int | None = None
+    ) -> None:
+        """Move a population on in one program, where the device is faster so.
+
+        `advance` and `evaluate` then find each member where it should be; those that cannot be
+        trained, or are better trained one by one, are left to them.
+
+        Args:
+            members: candidates, each with its seed.
+            epochs: of the rung; None: to the end.
+        """
+        found = []
+        for candidate, seed in members:
+            key = (dict_key(candidate), seed)
+            try:
+                lesson = self._lesson_of(candidate)
+            except UsageError:
+                continue
+            before = self._suspended.get(key) or Suspended(
+                training=self._trainer.begin(candidate, seed, lesson)
+            )
+            if before.diverged is None:
+                found.append((key, before))
+        start = time.perf_counter()
+        trainings = [before.training for _, before in found]
+        try:
+            moved = self._trainer.advance_together(trainings, [epochs] * len(found))
+        except (jax.errors.JaxRuntimeError, MemoryError):
+            # One by one, from the start, it shows whose program does not compile or does not fit.
+            for key, _ in found:
+                self._suspended.pop(key, None)
+            return
+        seconds = (time.perf_counter() - start) / max(1, len(moved))
+        for i, diverged in moved.items():
+            key, before = found[i]
+            self._suspend(key, replace(before, seconds=seconds, diverged=diverged))
+
+    def _suspend(self, key: tuple[str, int], standing: Suspended) -> None:
+        """Keep a training for later; of too many, the one that waits longest begins again."""
+        self._suspended.pop(key, None)
+        self._suspended[key] = standing
+        if len(self._suspended) > _SUSPENDED:
+            del self._suspended[next(iter(self._suspended))]
+
+    def _score_now(self, training: Standing) -> float:
+        """The metric on the validation split of a model in training."""
+        prepared = training.lane.prepared
+        params, state, _ = training.stand.carry
+        params = {n: v for n, v in params.items() if not n.endswith(LEARNED)}
+        run = self._programs.get(
+            (prepared.key, "in training"), lambda: jax.jit(prepared.model.predict)
+        )
+        validation = prepared.features.validation
+        outputs = in_chunks(lambda chunk: run(params, state, chunk), validation.inputs)
+        if not np.isfinite(outputs).all():
+            raise DivergedError("the model's outputs are not finite")
+        return float(self._bench.task.metric.compute(outputs, validation.targets))
 
     def train(
         self, candidate: Mapping[str, Any], seed: int, watch: Watch | None = None
@@ -117,33 +213,6 @@ class AccuracyEvaluator:
         """
         lesson = self._lesson_of(candidate)
         return self._deployed(candidate, self._trainer.train(candidate, seed, lesson, watch))
-
-    def train_together(
-        self, members: Sequence[tuple[Mapping[str, Any], int]]
-    ) -> dict[int, Together]:
-        """Train a population in one program, where the device is faster so.
-
-        Args:
-            members: candidates, each with its seed.
-
-        Returns:
-            By place among the members, for those that were trained: for none where they are better
-            trained one by one. Those that cannot be trained are left to `evaluate`.
-        """
-        good, lessons = [], []
-        for i, (candidate, _) in enumerate(members):
-            try:
-                lessons.append(self._lesson_of(candidate))
-            except UsageError:
-                continue
-            good.append(i)
-        start = time.perf_counter()
-        try:
-            found = self._trainer.train_together([members[i] for i in good], lessons)
-        except (jax.errors.JaxRuntimeError, MemoryError):
-            return {}  # one by one, it shows whose program does not compile or does not fit
-        seconds = (time.perf_counter() - start) / max(1, len(found))
-        return {good[i]: Together(trained=trained, seconds=seconds) for i, trained in found.items()}
 
     def _lesson_of(self, candidate: Mapping[str, Any]) -> Lesson | None:
         """What a candidate's teacher says, once its training is checked."""

@@ -80,6 +80,10 @@ class Lane:
                 f"the training loss is {losses[bad[0]]} in epoch {place} of {len(self.laid)}"
             )
 
+    def step_after(self, epochs: int | None) -> int:
+        """The steps of so many epochs, at most all; None: all."""
+        return self.end if epochs is None else min(self.end, epochs * self.steps)
+
     @property
     def prunes(self) -> bool:
         """Whether the timeline prunes, rather than the rounds of a lottery."""

@@ -45,19 +45,29 @@ class Population:
         self._programs: LeastRecentlyUsed[Callable[..., Any]] = LeastRecentlyUsed(32)
         self._fits: dict[_Key, int] = {}  # lanes at once, where the memory does not hold more
 
-    def train(self, members: Sequence[Lane]) -> list[Carry | DivergedError]:
-        """The carries at the ends of the members' trainings; errors of those that diverged."""
-        stands = [Stand(carry=self._lanes.start(lane)) for lane in members]
+    def advance(
+        self, members: Sequence[Lane], stands: Sequence[Stand], until: Sequence[int]
+    ) -> dict[int, DivergedError]:
+        """Train members until so many steps of each are done.
+
+        Args:
+            members: the lanes.
+            stands: where each stands; they are moved on.
+            until: steps that are done then.
+
+        Returns:
+            The errors of those that diverged, by place.
+        """
         failed: dict[int, DivergedError] = {}
         while True:
             groups: dict[_Key, list[tuple[int, Block, int]]] = {}
             for i, (lane, stand) in enumerate(zip(members, stands, strict=True)):
-                if i in failed or stand.step >= lane.end:
+                if i in failed or stand.step >= until[i]:
                     continue
-                block, count = self._lanes.next(lane, stand, lane.end)
+                block, count = self._lanes.next(lane, stand, until[i])
                 groups.setdefault(_key(lane, stand, block), []).append((i, block, count))
             if not groups:
-                return [failed.get(i, stand.carry) for i, stand in enumerate(stands)]
+                return failed
             for key, group in groups.items():
                 self._advance(key, group, members, stands, failed)
 

@@ -43,6 +43,14 @@ class Ticket:
     carry: Carry
 
 
+@dataclass(frozen=True, kw_only=True)
+class Standing:
+    """A training, and where it stands."""
+
+    lane: Lane
+    stand: Stand
+
+
 class Trainer:
     """Trains candidates of one task.
 
@@ -82,46 +90,66 @@ class Trainer:
         Raises:
             DivergedError: the loss of a step is not finite.
         """
-        lane = self._lanes.lane(candidate, seed, lesson, watch)
-        if lane.has_rounds:
-            *_, ticket = self._lottery(lane)
-            carry = ticket.carry
-        else:
-            stand = Stand(carry=self._lanes.start(lane))
-            self._advance(lane, stand, lane.end)
-            carry = stand.carry
-        return self._lanes.finish(lane, carry)
+        standing = self.begin(candidate, seed, lesson, watch)
+        self.advance(standing)
+        return self.finish(standing)
 
-    def train_together(
-        self, members: Sequence[tuple[Mapping[str, Any], int]], lessons: Sequence[Lesson | None]
-    ) -> dict[int, Trained | DivergedError]:
-        """Train a population in one program; a lane that diverges does not disturb the others.
+    def begin(
+        self,
+        candidate: Mapping[str, Any],
+        seed: int,
+        lesson: Lesson | None = None,
+        watch: Watch | None = None,
+    ) -> Standing:
+        """A training before its first step; see `train`."""
+        lane = self._lanes.lane(candidate, seed, lesson, watch)
+        return Standing(lane=lane, stand=Stand(carry=self._lanes.start(lane)))
+
+    def advance(self, standing: Standing, epochs: int | None = None) -> None:
+        """Train on until so many epochs are done; None: to the end.
 
         Args:
-            members: candidates, each with its seed.
-            lessons: as of `train`, for each of them.
+            standing: is moved on. A lottery is trained to its end in any case.
+            epochs: from the beginning.
+
+        Raises:
+            DivergedError: the loss of a step is not finite.
+        """
+        lane, stand = standing.lane, standing.stand
+        if lane.has_rounds:
+            *_, ticket = self._lottery(lane)
+            stand.carry, stand.step = ticket.carry, lane.end
+            return
+        self._advance(lane, stand, lane.step_after(epochs))
+
+    def finish(self, standing: Standing) -> Trained:
+        """What a training gives when it ends here."""
+        return self._lanes.finish(standing.lane, standing.stand.carry)
+
+    def advance_together(
+        self, members: Sequence[Standing], epochs: Sequence[int | None]
+    ) -> dict[int, DivergedError | None]:
+        """Train a population on, in one program.
+
+        A lane that diverges does not disturb the others.
+
+        Args:
+            members: are moved on.
+            epochs: as of `advance`, for each of them.
 
         Returns:
-            What `train` returns or raises, by place; nothing for lotteries, and nothing at all
-            where the device trains lane by lane.
+            By place, what `advance` raises; nothing for lotteries, and nothing at all where the
+            device trains lane by lane: those have not moved.
         """
-        if self._axis == "loop" or len(members) < 2:
+        places = [i for i, member in enumerate(members) if not member.lane.has_rounds]
+        lanes = [members[i].lane for i in places]
+        if self._axis == "loop" or len(places) < 2:
             return {}
-        places, lanes = [], []
-        for i, (member, lesson) in enumerate(zip(members, lessons, strict=True)):
-            lane = self._lanes.lane(*member, lesson, None)
-            if not lane.has_rounds:
-                places.append(i)
-                lanes.append(lane)
         if self._axis == "auto" and not self._population.pays(lanes):
             return {}
-        found: dict[int, Trained | DivergedError] = {}
-        for i, lane, end in zip(places, lanes, self._population.train(lanes), strict=True):
-            if isinstance(end, DivergedError):
-                found[i] = end
-            else:
-                found[i] = self._lanes.finish(lane, end)
-        return found
+        until = [members[i].lane.step_after(epochs[i]) for i in places]
+        failed = self._population.advance(lanes, [members[i].stand for i in places], until)
+        return {i: failed.get(place) for place, i in enumerate(places)}
 
     def lottery(
         self, candidate: Mapping[str, Any], seed: int, watch: Watch | None = None

@@ -111,6 +111,7 @@ def _cell(value: Any) -> str:
 def _caption(run: Run, target: str) -> str:
     count = {
         "trained": sum(t.valid for t in run.trials),
+        "stopped at a rung": sum(t.stopped is not None for t in run.trials),
         "rejected by a limit": sum(t.rejected for t in run.trials),
         "failed": sum(t.failure is not None and not t.rejected for t in run.trials),
     }

@@ -44,7 +44,7 @@ class Reproduction:
 
 
 def reproduce(run: Run, trial: Trial, bench: Workbench | None = None) -> Reproduction:
-    """Train a trial again, from what the journal holds and nothing else.
+    """Train a trial again, as far as it came, from what the journal holds and nothing else.
 
     Raises:
         UsageError: the trial was not trained, or not to its end.
@@ -55,13 +55,19 @@ def reproduce(run: Run, trial: Trial, bench: Workbench | None = None) -> Reprodu
     for m in trial.measurements:
         if m.objective == metric:
             recorded = m.value
+    if trial.stopped is not None:
+        recorded = trial.rungs[-1].value
     if recorded is None and trial.failure is not None:
         recorded = str(trial.failure.reason)
     if recorded is not None and recorded not in _OUTSIDE:
         lesson = None
         if trial.candidate.get("distill") is True and run.teacher is not None:
             lesson = run_lesson(bench, run.teacher, run.folder, run.taught)
-        evaluation = AccuracyEvaluator(bench, lesson).evaluate(trial.candidate, trial.seed)
+        evaluator = AccuracyEvaluator(bench, lesson)
+        if trial.stopped is not None:
+            evaluation = evaluator.advance(trial.candidate, trial.seed, trial.stopped)
+        else:
+            evaluation = evaluator.evaluate(trial.candidate, trial.seed)
         failure = evaluation.failure
         return Reproduction(
             metric=metric,

@@ -163,6 +163,17 @@ def apply_event(trials: dict[int, Trial], event: Event) -> None:
             failure=failure,
             trained=kind == "trained" and bool(found),
         )
+    elif kind == "reached":
+        trial = trials[event["trial"]]
+        if "failure" in event:
+            failure = Failure.from_json(event["failure"])
+            trials[event["trial"]] = replace(trial, failure=failure)
+        else:
+            reached = Measurement.from_json(event["measurement"])
+            trials[event["trial"]] = replace(trial, rungs=(*trial.rungs, reached))
+    elif kind == "stopped_at":
+        number = event["trial"]
+        trials[number] = replace(trials[number], stopped=int(event["epoch"]))
     elif kind == "tested":
         measurement = Measurement.from_json(event["measurement"])
         trials[event["trial"]] = replace(trials[event["trial"]], test=measurement)

@@ -14,12 +14,14 @@ class Trial:
 
     Args:
         number: its place in the run, from 0.
-        batch: the batch in which it was asked for, from 0.
+        batch: the round in which it was asked for, from 0.
         candidate: what was tried.
         seed: of its training.
         measurements: what was measured, on training and validation data alone.
         failure: why it has no full score; None where it has one, or is not done.
         trained: whether its training ended well.
+        rungs: the metric at each rung that it has reached, in their order.
+        stopped: the epoch of the rung at which it was stopped; None where it was not.
         test: the metric on the test split; None unless it was on the final front.
     """
 
@@ -30,12 +32,14 @@ class Trial:
     measurements: tuple[Measurement, ...] = ()
     failure: Failure | None = None
     trained: bool = False
+    rungs: tuple[Measurement, ...] = ()
+    stopped: int | None = None
     test: Measurement | None = None
 
     @property
     def done(self) -> bool:
         """Whether nothing is left to do for it."""
-        return self.trained or self.failure is not None
+        return self.trained or self.failure is not None or self.stopped is not None
 
     @property
     def valid(self) -> bool:
@@ -46,6 +50,13 @@ class Trial:
     def rejected(self) -> bool:
         """Whether it broke a hard limit, before or after training."""
         return self.failure is not None and self.failure.reason is Reason.LIMIT_EXCEEDED
+
+    @property
+    def last_round(self) -> int | None:
+        """The round of the search in which it ended; None where it has not."""
+        if not self.done:
+            return None
+        return self.batch + len(self.rungs) - (self.stopped is not None)
 
     def measured(self, objective: Objective) -> Measurement:
         """The measurement of an objective. Raises KeyError where it has none."""

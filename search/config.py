@@ -54,6 +54,16 @@ class SamplerConfig(_Part):
     """Arguments of that sampler, by name."""
 
 
+class RungsConfig(_Part):
+    """Where trainings are looked at before their end, and the dominated ones stopped."""
+
+    first: int = Field(ge=1)
+    """Epochs at the first rung."""
+
+    factor: int = Field(default=3, ge=2)
+    """Each further rung comes after so many times the epochs; one of so many trials goes on."""
+
+
 class TeacherConfig(_Part):
     """Whom candidates with `distill: true` learn from: a candidate, or a program."""
 
@@ -115,6 +125,9 @@ class SearchConfig(_Part):
     """Different sets of compiled programs that the candidates of a batch may need. The others are
     moved to one of them: they keep their numbers (learning rate, bit-widths), and take its
     architecture, batch size, optimiser and techniques. None: no bound."""
+
+    rungs: RungsConfig | None = None
+    """Early stopping; None: every candidate is trained to its end."""
 
     population: Axis = "auto"
     """`batch` trains candidates that share programs as one program with a batch axis, `loop` one
@@ -251,6 +264,7 @@ def _readable(error: ValidationError, where: str) -> UsageError:
     if first["type"] == "extra_forbidden":
         parts: dict[str, type[BaseModel]] = {
             "budget": BudgetConfig,
+            "rungs": RungsConfig,
             "sampler": SamplerConfig,
             "teacher": TeacherConfig,
             "targets": TargetConfig,

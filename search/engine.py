@@ -29,6 +29,7 @@ from paretax.results.trial import Trial
 from paretax.search.executors import Call, Executor, make_executor
 from paretax.search.planning import Plan
 from paretax.search.progress import Progress, Status, silent
+from paretax.search.rungs import losses_at
 from paretax.search.samplers import Observation
 from paretax.search.standing import Standing
 from paretax.search.worker import WorkerSpec
@@ -120,6 +121,7 @@ def _lesson(plan: Plan, out: Path, before: Run | None, progress: Progress) -> Le
             done=0,
             failed=0,
             rejected=0,
+            stopped=0,
             front=0,
             hypervolume=None,
         )
@@ -224,27 +226,38 @@ class _Search:
 
     def run(self, executor: Executor) -> None:
         """Finish what was begun, go on to the end of the budget, and score the final front."""
-        sampler, space = self._plan.sampler, self._plan.space
-        state = sampler.init(space)
-        for number in range(1 + max((t.batch for t in self._trials.values()), default=-1)):
-            state = self._finish(executor, number, state)
-        while count := self._next_count():
-            batch = 1 + max((t.batch for t in self._trials.values()), default=-1)
-            candidates = self._propose(state, count)
-            if not candidates:
-                self._note("stopped", why="the space holds no further candidate")
-                break
-            self._ask(batch, candidates)
-            state = self._finish(executor, batch, state)
+        state = self._plan.sampler.init(self._plan.space)
+        begun = 1 + max((t.batch for t in self._trials.values()), default=-1)
+        number = 0
+        while True:
+            if number >= begun:
+                candidates = self._propose(state, count) if (count := self._next_count()) else []
+                if count and not candidates:
+                    self._note("stopped", why="the space holds no further candidate")
+                if candidates:
+                    self._ask(number, candidates)
+                elif not self._under_way(number):
+                    break
+            state = self._round(executor, number, state)
+            number += 1
         self._test(executor)
         self._note("ended")
 
+    def _under_way(self, number: int) -> list[Trial]:
+        """The trials that take part in a round: asked for in it or before, and not ended before."""
+        return [
+            t
+            for t in self._trials.values()
+            if t.batch <= number and (t.last_round is None or t.last_round >= number)
+        ]
+
     def _next_count(self) -> int:
-        """How many candidates the next batch has; 0 ends the search."""
+        """How many candidates take the places that are free."""
         config = self._plan.config
         if self._end is not None and time.monotonic() >= self._end:
             return 0
         count = config.batch or self._plan.sampler.batch or _BATCH
+        count -= sum(not t.done for t in self._trials.values())
         if config.budget.trials is not None:
             count = min(count, config.budget.trials - len(self._trials))
         return max(0, count)
@@ -301,24 +314,79 @@ class _Search:
             ],
         )
 
-    def _finish(self, executor: Executor, batch: int, state: Any) -> Any:
-        """Do what is left of a batch, and tell the sampler."""
+    def _round(self, executor: Executor, number: int, state: Any) -> Any:
+        """Do what is left of a round, and tell the sampler of the trials that end in it.
 
-        def members() -> list[Trial]:
-            return [t for t in self._trials.values() if t.batch == batch]
-
-        unscored = [t for t in members() if not t.done and not t.measurements]
+        A trial is scored in the round in which it is asked for, and trained in it: to its end, or
+        to its first rung. In each round after that it goes on to the next one, until it is stopped
+        there or comes to its end; a new candidate then takes its place.
+        """
+        members = self._under_way(number)
+        unscored = [t for t in members if not t.done and not t.measurements]
         self.report("scoring")
         timed = any(o.name == "latency" for o in (*self._plan.objectives, *self._plan.limits))
-        for number, evaluation in executor.run(_calls("score", unscored), alone=timed):
-            self._note_evaluation("scored", number, evaluation)
-        untrained = [t for t in members() if not t.done]
+        for trial, evaluation in executor.run(_calls("score", unscored), alone=timed):
+            self._note_evaluation("scored", trial, evaluation)
         self.report("training")
-        for number, evaluation in executor.run(_calls("train", untrained)):
-            self._note_evaluation("trained", number, evaluation)
+        self._climb(executor, number, [self._trials[t.number] for t in members])
+        left = [self._trials[t.number] for t in members]
+        untrained = [t for t in left if not t.done and number - t.batch == len(self._rungs(t))]
+        for trial, evaluation in executor.run(_calls("train", untrained)):
+            self._note_evaluation("trained", trial, evaluation)
         self._set_references()
         self._give_up_if_hopeless()
-        return self._plan.sampler.tell(state, [self._observation(t) for t in members()])
+        ended = [self._trials[t.number] for t in members]
+        told = [self._observation(t) for t in ended if t.last_round == number]
+        return self._plan.sampler.tell(state, told)
+
+    def _rungs(self, trial: Trial) -> tuple[int, ...]:
+        return () if self._plan.rungs is None else self._plan.rungs.of(trial.candidate)
+
+    def _climb(self, executor: Executor, number: int, members: Sequence[Trial]) -> None:
+        """Bring trials to their next rung, and stop there all but the best."""
+        if self._plan.rungs is None:
+            return
+        by_epoch: dict[int, list[Trial]] = {}
+        for trial in members:
+            rung = number - trial.batch
+            if not trial.done and rung < len(self._rungs(trial)):
+                by_epoch.setdefault(self._rungs(trial)[rung], []).append(trial)
+        for epochs, trials in sorted(by_epoch.items()):
+            waiting = [t for t in trials if len(t.rungs) <= number - t.batch]
+            calls = [replace(c, extra=(epochs,)) for c in _calls("advance", waiting)]
+            for trial_number, evaluation in executor.run(calls):
+                self._note_rung(trial_number, evaluation)
+            self._stop_some(number, epochs, [t.number for t in trials])
+
+    def _note_rung(self, number: int, evaluation: Evaluation) -> None:
+        content: dict[str, Any] = {"trial": number, "time": round(time.time(), 3)}
+        if evaluation.failure is not None:
+            content["failure"] = evaluation.failure.to_json()
+        else:
+            content["measurement"] = evaluation.measurements[0].to_json()
+        self._note("reached", **content)
+        if evaluation.failure is not None:
+            self._standing.add(self._trials[number])
+        self.report("training")
+
+    def _stop_some(self, number: int, epochs: int, climbed: Sequence[int]) -> None:
+        """Stop those that are dominated at a rung, by all that came there up to this round."""
+        assert self._plan.rungs is not None
+        there = []
+        for trial in self._trials.values():
+            rungs = self._rungs(trial)
+            rung = rungs.index(epochs) if epochs in rungs else len(trial.rungs)
+            if rung < len(trial.rungs) and trial.batch + rung <= number:
+                there.append((trial, rung))
+        staying: set[int] = set()
+        for objectives in self._targets.values():
+            losses = {t.number: losses_at(t, rung, objectives) for t, rung in there}
+            staying |= self._plan.rungs.goes_on(losses) if losses else set()
+        for trial_number in climbed:
+            trial = self._trials[trial_number]
+            if not trial.done and trial_number not in staying:
+                self._note("stopped_at", trial=trial_number, epoch=epochs)
+                self._standing.add(self._trials[trial_number])
 
     def _note(self, event: str, **content: Any) -> None:
         """Write an event, then let it count."""
@@ -356,6 +424,9 @@ class _Search:
         if trial.valid:
             losses = trial.losses(self._plan.objectives)
             return Observation(candidate=trial.candidate, losses=losses)
+        if trial.stopped is not None:
+            reached = losses_at(trial, -1, self._plan.objectives)
+            return Observation(candidate=trial.candidate, losses=tuple(reached.tolist()))
         failure: Failure | None = trial.failure
         limited = failure is not None and failure.reason is Reason.LIMIT_EXCEEDED
         violation = failure.violation if failure is not None and limited else float("inf")
@@ -419,6 +490,7 @@ class _Search:
                 done=self._standing.valid,
                 failed=self._standing.failed,
                 rejected=self._standing.rejected,
+                stopped=self._standing.stopped,
                 front=len(on_front),
                 hypervolume=volume,
             )

@@ -14,6 +14,7 @@ from paretax.evaluators import Objective, Prepared, Workbench
 from paretax.evaluators.runtime import apply_worker_environment
 from paretax.results.teaching import Teacher, check_teacher, parse_teacher
 from paretax.search.config import SearchConfig
+from paretax.search.rungs import Rungs
 from paretax.search.samplers import Sampler, make_sampler
 from paretax.spaces import SETTINGS, Candidate, Space, check_space
 from paretax.spaces.dimensions import choose
@@ -37,6 +38,7 @@ class Plan:
         search_path: folders from which the task is imported.
         bench: the task, loaded.
         teacher: of the candidates that distil; None where none does.
+        rungs: where trainings are stopped early; None: nowhere.
     """
 
     config: SearchConfig
@@ -48,6 +50,7 @@ class Plan:
     search_path: tuple[Path, ...]
     bench: Workbench
     teacher: Teacher | None
+    rungs: Rungs | None
 
 
 def plan(config: SearchConfig, search_path: Sequence[Path] = ()) -> Plan:
@@ -93,6 +96,7 @@ def plan(config: SearchConfig, search_path: Sequence[Path] = ()) -> Plan:
         search_path=folders,
         bench=bench,
         teacher=teacher,
+        rungs=None if config.rungs is None else Rungs(config.rungs.first, config.rungs.factor),
     )
 
 

@@ -17,6 +17,7 @@ class Status:
         done: trained within the limits.
         failed: could not be built, compiled or trained.
         rejected: broke a hard limit.
+        stopped: dominated at a rung.
         front: candidates on the front of the first target.
         hypervolume: of that front, relative to the first batch; None before it is known.
     """
@@ -27,6 +28,7 @@ class Status:
     done: int
     failed: int
     rejected: int
+    stopped: int
     front: int
     hypervolume: float | None
 

@@ -25,7 +25,7 @@ class Standing:
     ) -> None:
         self._objectives = objectives
         self._fronts: dict[str, list[Trial]] = {target: [] for target in objectives}
-        self.valid = self.rejected = self.failed = 0
+        self.valid = self.rejected = self.failed = self.stopped = 0
         for trial in trials:
             self.add(trial)
 
@@ -37,6 +37,8 @@ class Standing:
             self.rejected += 1
         elif trial.failure is not None:
             self.failed += 1
+        elif trial.stopped is not None:
+            self.stopped += 1
         for target in self._objectives:
             self._fronts[target] = self._with(trial, target)
 

@@ -21,7 +21,6 @@ from paretax.evaluators import (
     Lesson,
     Measurement,
     Reason,
-    Together,
     Workbench,
     cost_evaluators,
 )
@@ -79,14 +78,11 @@ class Worker:
             kind: the method.
             calls: its arguments, call by call.
         """
-        together: dict[int, Together] = {}
-        if kind == "train" and len(calls) > 1:
-            together = self._trainer.train_together([(call[0], call[1]) for call in calls])
-        for i, arguments in enumerate(calls):
-            if i in together:
-                yield _guarded(partial(self._trainer.evaluate, together=together[i]), *arguments)
-            else:
-                yield getattr(self, kind)(*arguments)
+        if kind in ("train", "advance") and len(calls) > 1:
+            epochs = calls[0][2] if kind == "advance" else None
+            self._trainer.advance_together([(call[0], call[1]) for call in calls], epochs)
+        for arguments in calls:
+            yield getattr(self, kind)(*arguments)
 
     def score(self, candidate: Candidate, seed: int) -> Evaluation:
         """All that needs no training."""
@@ -97,6 +93,10 @@ class Worker:
             if evaluation.failure is not None:
                 return Evaluation(measurements=tuple(found), failure=evaluation.failure)
         return Evaluation(measurements=tuple(found))
+
+    def advance(self, candidate: Candidate, seed: int, epochs: int) -> Evaluation:
+        """The metric on the validation split after some epochs of a training, which stays here."""
+        return _guarded(partial(self._trainer.advance, epochs=epochs), candidate, seed)
 
     def train(self, candidate: Candidate, seed: int) -> Evaluation:
         """The metric on the validation split, after a training; with the weights."""

@@ -11,11 +11,16 @@ MOST = 16
 """Calls that a worker is given at once."""
 
 
+_Group = tuple[str, int | None]
+"""A signature, and the worker that holds the trainings that go on; None: they begin."""
+
+
 class Dealer:
     """Deals calls to workers.
 
-    A worker that is free gets, of the signatures that wait, the first that it has compiled; else
-    one that nobody has; else it helps with the one of which most is left.
+    A training that goes on goes to the worker that holds it. Else a free worker gets, of the
+    signatures that wait, the first that it has compiled; else one that nobody has; else it helps
+    with the one of which most is left.
 
     Args:
         workers: how many there are.
@@ -24,47 +29,65 @@ class Dealer:
     def __init__(self, workers: int) -> None:
         self._workers = workers
         self._compiled: list[set[str]] = [set() for _ in range(workers)]
-        self._waiting: OrderedDict[str, deque[Call]] = OrderedDict()
+        self._homes: dict[int, int] = {}
+        self._waiting: OrderedDict[_Group, deque[Call]] = OrderedDict()
         self._single: deque[Call] = deque()
 
     def add(self, calls: Iterable[Call]) -> None:
         """Calls that wait from now on, in their order."""
         for call in calls:
-            self._waiting.setdefault(call.signature, deque()).append(call)
+            group = call.signature, self._homes.get(call.trial)
+            self._waiting.setdefault(group, deque()).append(call)
 
     def add_single(self, call: Call) -> None:
         """A call that may have killed its worker, and is dealt alone."""
         self._single.append(call)
 
     def forget(self, worker: int) -> None:
-        """A worker was replaced, and has compiled nothing."""
+        """A worker was replaced: it has compiled nothing, and holds no training."""
         self._compiled[worker].clear()
+        self._homes = {t: home for t, home in self._homes.items() if home != worker}
+        waiting = [call for calls in self._waiting.values() for call in calls]
+        self._waiting.clear()
+        self.add(waiting)
 
     def __len__(self) -> int:
         return len(self._single) + sum(map(len, self._waiting.values()))
 
     def deal(self, worker: int) -> list[Call]:
-        """The next calls of a worker, all of one signature; none where nothing waits.
+        """The next calls of a worker, all of one signature; none where nothing waits for it.
 
         Near the end they are few at a time, so that all workers end together.
         """
         if self._single:
-            return [self._single.popleft()]
-        if not self._waiting:
+            return self._noted([self._single.popleft()], worker)
+        group = self._choose(worker)
+        if group is None:
             return []
-        signature = self._choose(worker)
-        self._compiled[worker].add(signature)
-        calls = self._waiting[signature]
-        fair = -(-len(self) // (2 * self._workers))
+        calls = self._waiting[group]
+        fair = -(-len(self) // (2 * self._workers)) if group[1] is None else MOST
         dealt = [calls.popleft() for _ in range(min(MOST, fair, len(calls)))]
         if not calls:
-            del self._waiting[signature]
+            del self._waiting[group]
+        return self._noted(dealt, worker)
+
+    def _noted(self, dealt: list[Call], worker: int) -> list[Call]:
+        self._compiled[worker].add(dealt[0].signature)
+        for call in dealt:
+            if call.kind == "advance":
+                self._homes[call.trial] = worker
+            else:
+                self._homes.pop(call.trial, None)
         return dealt
 
-    def _choose(self, worker: int) -> str:
-        for signature in self._waiting:
-            if signature in self._compiled[worker]:
-                return signature
+    def _choose(self, worker: int) -> _Group | None:
+        for group in self._waiting:
+            if group[1] == worker:
+                return group
+        free = [group for group in self._waiting if group[1] is None]
+        for group in free:
+            if group[0] in self._compiled[worker]:
+                return group
         anywhere = set().union(*self._compiled)
-        new = [signature for signature in self._waiting if signature not in anywhere]
-        return max(new or self._waiting, key=lambda s: len(self._waiting[s]))
+        new = [group for group in free if group[0] not in anywhere]
+        return max(new or free, key=lambda g: len(self._waiting[g]), default=None)

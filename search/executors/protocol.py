@@ -24,7 +24,7 @@ class Call:
         signature: calls of equal signature share compiled programs; "": of no account.
     """
 
-    kind: Literal["score", "train", "test"]
+    kind: Literal["score", "advance", "train", "test"]
     trial: int
     candidate: Candidate
     seed: int

@@ -161,12 +161,13 @@ class RayExecutor:
         free = deque([0] if alone else range(len(self._actors)))
         running: dict[Any, _Batch] = {}  # by the stream of its evaluations
         while len(dealer) or running:
-            while len(dealer) and free:
-                index = free.popleft()
+            for index in list(free):
                 dealt = deque(dealer.deal(index))
-                arguments = [call.arguments for call in dealt]
-                stream = self._actors[index].run.remote(dealt[0].kind, arguments)
-                running[stream] = _Batch(left=dealt, worker=index, since=time.monotonic())
+                if dealt:
+                    free.remove(index)
+                    arguments = [call.arguments for call in dealt]
+                    stream = self._actors[index].run.remote(dealt[0].kind, arguments)
+                    running[stream] = _Batch(left=dealt, worker=index, since=time.monotonic())
             done, _ = ray.wait(list(running), timeout=self._patience(running.values()))
             for stream in map(_as_stream, done):
                 batch = running[stream]

@@ -33,9 +33,10 @@ def members(count: int, **change: Any) -> list[tuple[dict[str, Any], int]]:
 
 
 def together(trainer: Trainer, asked: list[tuple[dict[str, Any], int]]) -> list[Any]:
-    found = trainer.train_together(asked, [None] * len(asked))
-    assert sorted(found) == list(range(len(asked)))
-    return [found[i] for i in range(len(asked))]
+    begun = [trainer.begin(*member) for member in asked]
+    failed = trainer.advance_together(begun, [None] * len(asked))
+    assert sorted(failed) == list(range(len(asked)))
+    return [failed[i] or trainer.finish(training) for i, training in enumerate(begun)]
 
 
 def largest_difference(one: Trained, other: Trained) -> float:
@@ -85,8 +86,8 @@ def test_accuracies_are_equal_alone_and_in_populations_of_7_and_64(bench: Workbe
         found = [e.measurements[0].value for e in Worker(spec).run("train", calls[:size])]
         assert found == expected[:size]
     batched = AccuracyEvaluator(bench, axis="batch")
-    trained = batched.train_together(asked)
-    scores = [batched.evaluate(c, s, trained[i]) for i, (c, s) in enumerate(asked)]
+    batched.advance_together(asked)
+    scores = [batched.evaluate(c, s) for c, s in asked]
     assert [e.measurements[0].value for e in scores] == pytest.approx(expected, abs=0.02)
 
 
@@ -116,11 +117,16 @@ def test_programs_of_several_signatures(bench: Workbench) -> None:
 def test_a_lottery_is_left_to_be_trained_alone(bench: Workbench) -> None:
     trainer = Trainer(bench, Calibrator(), "batch")
     asked = [*members(2), ({**SMALL, "pruning": "lottery_ticket", "sparsity": 0.5}, 0)]
-    assert sorted(trainer.train_together(asked, [None] * 3)) == [0, 1]
+    begun = [trainer.begin(*member) for member in asked]
+    assert sorted(trainer.advance_together(begun, [None] * 3)) == [0, 1]
+    assert begun[2].stand.step == 0
 
 
 def test_a_cpu_trains_lane_by_lane(bench: Workbench) -> None:
-    assert Trainer(bench, Calibrator()).train_together(members(4), [None] * 4) == {}
+    trainer = Trainer(bench, Calibrator())
+    begun = [trainer.begin(*member) for member in members(4)]
+    assert trainer.advance_together(begun, [None] * 4) == {}
+    assert [training.stand.step for training in begun] == [0] * 4
 
 
 def test_out_of_memory_halves_the_population(
@@ -155,8 +161,9 @@ def test_other_errors_of_a_program_are_not_hidden(
     monkeypatch.setattr(Population, "_run", broken)
     with pytest.raises(jax.errors.JaxRuntimeError, match="broken"):
         together(Trainer(bench, Calibrator(), "batch"), members(2))
-    # A worker then finds out by training one by one.
-    assert AccuracyEvaluator(bench, axis="batch").train_together(members(2)) == {}
+    evaluator = AccuracyEvaluator(bench, axis="batch")
+    evaluator.advance_together(members(2))  # what is wrong shows where they train one by one
+    assert all(evaluator.evaluate(*member).failure is None for member in members(2))
 
 
 def test_a_worker_trains_a_population(bench: Workbench) -> None:
@@ -172,6 +179,42 @@ def test_a_worker_trains_a_population(bench: Workbench) -> None:
     single = [Worker(spec).train(Candidate(c), s) for c, s in asked[:3]]
     for one, other in zip(found[:3], single, strict=True):
         assert one.measurements[0].value == pytest.approx(other.measurements[0].value, abs=0.02)
+
+
+@pytest.mark.parametrize("axis", ["loop", "batch"])
+@pytest.mark.parametrize("technique", TECHNIQUES)
+def test_a_training_goes_on_from_its_rung(bench: Workbench, technique: str, axis: Any) -> None:
+    """Stopping at rungs on the way changes nothing at the end."""
+    asked = [(Candidate({**c, "epochs": 5}), s) for c, s in members(3, **TECHNIQUES[technique])]
+    spec = WorkerSpec(task="breast_cancer", search_path=(), targets=(), wanted=(), axis=axis)
+    straight, rung_by_rung = Worker(spec), Worker(spec)
+    expected = list(straight.run("train", asked))
+    for epochs in (1, 3):
+        reached = list(rung_by_rung.run("advance", [(*call, epochs) for call in asked]))
+        for evaluation in reached:
+            (measurement,) = evaluation.measurements
+            assert measurement.detail["epoch"] == epochs
+            assert evaluation.weights is None
+    for one, other in zip(rung_by_rung.run("train", asked), expected, strict=True):
+        assert one.measurements[0].value == other.measurements[0].value
+        assert one.weights is not None
+        assert other.weights is not None
+        for name, weight in one.weights.items():
+            np.testing.assert_array_equal(weight, other.weights[name])
+
+
+def test_a_worker_that_lost_a_training_begins_again(bench: Workbench) -> None:
+    (asked,) = [(Candidate(c), s) for c, s in members(1)]
+    spec = WorkerSpec(task="breast_cancer", search_path=(), targets=(), wanted=())
+    one = Worker(spec)
+    first = one.advance(*asked, 1).measurements[0].value
+    assert (
+        one.advance(*asked, 2).measurements[0].value
+        == Worker(spec).advance(*asked, 2).measurements[0].value
+    )
+    assert Worker(spec).advance(*asked, 1).measurements[0].value == first
+    ended = one.train(*asked)
+    assert ended.measurements[0].value == Worker(spec).train(*asked).measurements[0].value
 
 
 class Clock:
@@ -221,7 +264,9 @@ bench = Workbench(load_task("breast_cancer"))
 small = {"width": 6, "depth": 1, "epochs": 2}
 asked = [({**small, "learning_rate": 0.01 * (i + 1)}, i) for i in range(8)]
 trainer = Trainer(bench, Calibrator(), "batch")
-found = trainer.train_together(asked, [None] * 8)
+begun = [trainer.begin(*member) for member in asked]
+trainer.advance_together(begun, [None] * 8)
+found = [trainer.finish(training) for training in begun]
 assert set(seen) == {4}, seen
 for i, (candidate, seed) in enumerate(asked):
     alone = trainer.train(candidate, seed)

@@ -28,7 +28,7 @@ class Bar:
 
     def __call__(self, status: Status) -> None:
         """Show a status."""
-        finished = status.done + status.failed + status.rejected
+        finished = status.done + status.failed + status.rejected + status.stopped
         total = "" if status.total is None else f"/{status.total}"
         volume = "" if status.hypervolume is None else f", hypervolume {status.hypervolume:.3f}"
         text = (

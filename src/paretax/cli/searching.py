@@ -70,9 +70,11 @@ def search(
     fronts = ", ".join(f"{len(run.front(t))} on the front of {t}" for t in run.targets)
     rejected = sum(t.rejected for t in run.trials)
     failed = sum(t.failure is not None for t in run.trials) - rejected
+    stopped = sum(t.stopped is not None for t in run.trials)
+    early = f", {stopped} stopped at a rung" if stopped else ""
     print(
         f"{len(run.trials)} trials in {time.monotonic() - start:.0f} s: {fronts}, "
-        f"{rejected} rejected, {failed} failed.\nRead it with: paretax leaderboard {folder}"
+        f"{rejected} rejected, {failed} failed{early}.\nRead it with: paretax leaderboard {folder}"
     )
 
 
