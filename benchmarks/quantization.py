@@ -65,7 +65,8 @@ def qwix_accuracy(bench: Workbench, config: dict[str, Any], weights: Any, bits: 
 def main() -> None:
     """Run both sides and print the table."""
     given, began = arguments(__doc__ or ""), time.perf_counter()
-    seeds = range(3 if given.quick else 5)
+    # One of digits' 359 test examples is 0.28 points, of mnist5k's 500 it is 0.2.
+    seeds_of = {"digits": 12, "mnist5k": 10 if given.quick else 20}
     rows: list[dict[str, Any]] = []
     drops: dict[str, list[float]] = {name: [] for name in SCHEMES}
     gaps: dict[int, list[float]] = {8: [], 4: []}
@@ -73,7 +74,7 @@ def main() -> None:
         bench = Workbench(load_task(task, []))
         evaluator, test = AccuracyEvaluator(bench), bench.data.test
         found: dict[str, list[float]] = {}
-        for seed in seeds:
+        for seed in range(seeds_of[task]):
             dense = evaluator.train(config, seed)
             found.setdefault("float32", []).append(evaluator.score(config, dense, test))
             for name, extra in SCHEMES.items():
@@ -90,7 +91,7 @@ def main() -> None:
             drops[name].append(mean["float32"] - mean[name])
         for bits in gaps:
             gaps[bits].append(abs(mean[f"ours_{bits}"] - mean[f"qwix_{bits}"]))
-        rows += [{"task": task, "seeds": len(seeds)} | mean]
+        rows += [{"task": task, "seeds": seeds_of[task]} | mean]
     show("Test accuracy, per cent", rows)
     figures = {f"drop_{name}": max(values) for name, values in drops.items()}
     figures["drop_ptq_w2a8"] = min(drops["ptq_w2a8"])
