@@ -320,6 +320,10 @@ FAMILIES: dict[str, tuple[dict[str, Any], list[dict[str, Any]]]] = {
         {"quantize": True, "qat": "lsq", "sparsity": 0.5, "fine_tuning": 0.5},
         [{"weight_bits": 2, "activation_bits": 3}, {"sparsity": 0.7}, {"learning_rate": 0.01}],
     ),
+    "capped": (
+        {"outliers": "winsorize", "normalization": "standard"},
+        [{"winsor_quantile": 0.1}, {"winsor_quantile": 0.2}],
+    ),
     "smoothed": (
         {"label_smoothing": 0.1, "gradient_clip": 1.0},
         [{"label_smoothing": 0.3}, {"gradient_clip": 0.1}],
@@ -358,6 +362,9 @@ def test_numbers_do_not_compile_again(
         assert weights is not None
         if "bits" not in str(change) and "percentile" not in str(change):
             assert any(not np.array_equal(first[name], weights[name]) for name in first)
+    compiled.clear()
+    evaluator.evaluate(base, 1)  # another seed
+    assert compiled == []
 
 
 def test_another_model_compiles_again(evaluator: AccuracyEvaluator, compiled: list[str]) -> None:
