@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -28,6 +27,7 @@ from paretax.evaluators.size import count_bytes
 from paretax.evaluators.teacher import Lesson
 from paretax.evaluators.training import Axis, Standing, Trained, Trainer, to_numpy
 from paretax.evaluators.workbench import Deployed, Workbench
+from paretax.spaces.candidate import Candidate
 from paretax.spaces.channels import kept_indices
 from paretax.spaces.compression import Grid, inputs_of, simulate
 from paretax.spaces.fake_quantization import LEARNED
@@ -58,9 +58,8 @@ class Suspended:
     diverged: DivergedError | None = None
 
 
-def dict_key(candidate: Mapping[str, Any]) -> str:
-    """A candidate's values as canonical JSON."""
-    return json.dumps(dict(candidate), sort_keys=True)
+def _key(candidate: Mapping[str, Any], seed: int) -> tuple[Candidate, int]:
+    return Candidate(candidate), seed
 
 
 class AccuracyEvaluator:
@@ -78,22 +77,15 @@ class AccuracyEvaluator:
         self._calibrator = Calibrator()
         self._trainer = Trainer(bench, self._calibrator, axis)
         self._programs: LeastRecentlyUsed[Callable[..., Any]] = LeastRecentlyUsed(64)
-        self._suspended: dict[tuple[str, int], Suspended] = {}
+        self._suspended: dict[tuple[Candidate, int], Suspended] = {}
 
     def evaluate(self, candidate: Mapping[str, Any], seed: int) -> Evaluation:
         """Train a candidate, from where it stands, and score it on the validation split."""
         start, compiled = time.perf_counter(), _CLOCK.seconds
-        before = 0.0
+        standing = self._suspended.pop(_key(candidate, seed), None) or self._begin(candidate, seed)
         try:
-            standing = self._suspended.pop((dict_key(candidate), seed), None)
-            if standing is None:
-                weights = self.train(candidate, seed)
-            else:
-                before = standing.seconds
-                if standing.diverged is not None:
-                    raise standing.diverged
-                self._trainer.advance(standing.training)
-                weights = self._deployed(candidate, self._trainer.finish(standing.training))
+            self._advance(standing, None)
+            weights = self._deployed(candidate, self._trainer.finish(standing.training))
             trained = time.perf_counter()
             value = self.score(candidate, weights, self._bench.data.validation)
         except DivergedError as error:
@@ -101,7 +93,8 @@ class AccuracyEvaluator:
         end = time.perf_counter()
         spent = {"compile": _CLOCK.seconds - compiled, "score": end - trained}
         about = {"steps": self.steps(candidate), "seconds": spent}
-        found = [self._measurement(value, "validation", end - start + before, about)]
+        seconds = end - start + standing.seconds
+        found = [self._measurement(value, "validation", seconds, about)]
         deployed = self._bench.deployed(candidate)
         if deployed.recipe.sparse and deployed.recipe.scope == "global":
             kept = final_masks(deployed, parts(deployed, weights)[0])
@@ -121,22 +114,17 @@ class AccuracyEvaluator:
             epochs: of the rung.
         """
         start, compiled = time.perf_counter(), _CLOCK.seconds
-        key = (dict_key(candidate), seed)
-        before = self._suspended.pop(key, None)
+        key = _key(candidate, seed)
+        standing = self._suspended.pop(key, None) or self._begin(candidate, seed)
         try:
-            if before is None:
-                lesson = self._lesson_of(candidate)
-                before = Suspended(training=self._trainer.begin(candidate, seed, lesson))
-            if before.diverged is not None:
-                raise before.diverged
-            self._trainer.advance(before.training, epochs)
+            self._advance(standing, epochs)
             trained = time.perf_counter()
-            value = self._score_now(before.training)
+            value = self._score_now(standing.training)
         except DivergedError as error:
             return Evaluation(failure=Failure(reason=Reason.DIVERGED, message=str(error)))
         end = time.perf_counter()
-        seconds = end - start + before.seconds
-        self._suspend(key, replace(before, seconds=0.0))
+        seconds = end - start + standing.seconds
+        self._suspend(key, replace(standing, seconds=0.0))
         spent = {"compile": _CLOCK.seconds - compiled, "score": end - trained}
         about = {"epoch": epochs, "seconds": spent}
         return Evaluation(measurements=(self._measurement(value, "validation", seconds, about),))
@@ -153,16 +141,15 @@ class AccuracyEvaluator:
             members: candidates, each with its seed.
             epochs: of the rung; None: to the end.
         """
+        if not self._trainer.may_batch:
+            return
         found = []
         for candidate, seed in members:
-            key = (dict_key(candidate), seed)
+            key = _key(candidate, seed)
             try:
-                lesson = self._lesson_of(candidate)
+                before = self._suspended.get(key) or self._begin(candidate, seed)
             except UsageError:
-                continue
-            before = self._suspended.get(key) or Suspended(
-                training=self._trainer.begin(candidate, seed, lesson)
-            )
+                continue  # `advance` and `evaluate` say what is wrong
             if before.diverged is None:
                 found.append((key, before))
         start = time.perf_counter()
@@ -179,7 +166,16 @@ class AccuracyEvaluator:
             key, before = found[i]
             self._suspend(key, replace(before, seconds=seconds, diverged=diverged))
 
-    def _suspend(self, key: tuple[str, int], standing: Suspended) -> None:
+    def _begin(self, candidate: Mapping[str, Any], seed: int) -> Suspended:
+        lesson = self._lesson_of(candidate)
+        return Suspended(training=self._trainer.begin(candidate, seed, lesson))
+
+    def _advance(self, standing: Suspended, epochs: int | None) -> None:
+        if standing.diverged is not None:
+            raise standing.diverged
+        self._trainer.advance(standing.training, epochs)
+
+    def _suspend(self, key: tuple[Candidate, int], standing: Suspended) -> None:
         """Keep a training for later; of too many, the one that waits longest begins again."""
         self._suspended.pop(key, None)
         self._suspended[key] = standing

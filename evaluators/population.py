@@ -11,6 +11,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import jax
@@ -72,12 +73,8 @@ class Population:
                 self._advance(key, group, members, stands, failed)
 
     def pays(self, members: Sequence[Lane]) -> bool:
-        """Whether a batch axis is faster on this device than lane by lane; measured once.
-
-        On the CPU it never pays: a lane at a time keeps the core as busy (measured, see
-        benchmarks/scaling.py), and then each lane's bits are those of training alone.
-        """
-        if len(members) < 2 or jax.default_backend() == "cpu":
+        """Whether a batch axis is faster on this device than lane by lane; measured once."""
+        if len(members) < 2:
             return False
         lane = members[0]
         stand = Stand(carry=self._lanes.start(lane))
@@ -86,17 +83,13 @@ class Population:
         about = [jax.devices()[0].device_kind, str(_key(lane, stand, block)), str(width)]
         name = hashlib.sha256("\n".join(about).encode()).hexdigest()[:24]
         place = cache_folder() / "lanes" / f"{name}.json"
-        try:
+        with suppress(OSError, ValueError, KeyError):  # not measured yet, or not readable
             return bool(json.loads(place.read_text("utf-8"))["batch_pays"])
-        except (OSError, ValueError, KeyError):
-            pass
         seconds = {n: self._time(lane, stand, block, n) for n in (1, width)}
         found = seconds[width] < width * seconds[1]
-        try:
+        with suppress(OSError):  # no place to keep it: it is measured again next time
             place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             place.write_text(json.dumps({"batch_pays": found, "seconds": seconds}) + "\n", "utf-8")
-        except OSError:
-            pass  # no place to keep it: it is measured again next time
         return found
 
     def _time(self, lane: Lane, stand: Stand, block: Block, width: int) -> float:

@@ -126,6 +126,15 @@ class Trainer:
         """What a training gives when it ends here."""
         return self._lanes.finish(standing.lane, standing.stand.carry)
 
+    @property
+    def may_batch(self) -> bool:
+        """Whether a population may train in one program here.
+
+        In `auto` never on the CPU: a lane at a time keeps the core as busy (measured, see
+        benchmarks/scaling.py), and then each lane's bits are those of training alone.
+        """
+        return self._axis == "batch" or (self._axis == "auto" and jax.default_backend() != "cpu")
+
     def advance_together(
         self, members: Sequence[Standing], epochs: Sequence[int | None]
     ) -> dict[int, DivergedError | None]:
@@ -143,7 +152,7 @@ class Trainer:
         """
         places = [i for i, member in enumerate(members) if not member.lane.has_rounds]
         lanes = [members[i].lane for i in places]
-        if self._axis == "loop" or len(places) < 2:
+        if not self.may_batch or len(places) < 2:
             return {}
         if self._axis == "auto" and not self._population.pays(lanes):
             return {}

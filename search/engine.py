@@ -29,14 +29,13 @@ from paretax.results.trial import Trial
 from paretax.search.executors import Call, Executor, make_executor
 from paretax.search.planning import Plan
 from paretax.search.progress import Progress, Status, silent
+from paretax.search.proposing import propose
 from paretax.search.rungs import losses_at
 from paretax.search.samplers import Observation
 from paretax.search.standing import Standing
 from paretax.search.worker import WorkerSpec
-from paretax.spaces import SETTINGS, Candidate, signature, with_signature
+from paretax.spaces import BY_NAME, Candidate, signature
 
-_ASKS = 20  # times that a sampler is asked for a batch before new candidates are drawn at random
-_DRAWS = 1000  # random draws before a space counts as exhausted
 _BATCH = 8  # candidates asked for at once where neither config nor sampler says
 _HOPELESS = 12  # trials that all fail before a search gives up
 
@@ -218,6 +217,7 @@ class _Search:
             for t in plan.config.targets
         }
         self._standing = Standing(self._targets, self._trials.values())
+        self._exhausted = False
         self._end = (
             None
             if plan.config.budget.minutes is None
@@ -231,9 +231,7 @@ class _Search:
         number = 0
         while True:
             if number >= begun:
-                candidates = self._propose(state, count) if (count := self._next_count()) else []
-                if count and not candidates:
-                    self._note("stopped", why="the space holds no further candidate")
+                candidates = self._propose(state)
                 if candidates:
                     self._ask(number, candidates)
                 elif not self._under_way(number):
@@ -262,46 +260,16 @@ class _Search:
             count = min(count, config.budget.trials - len(self._trials))
         return max(0, count)
 
-    def _propose(self, state: Any, count: int) -> list[Candidate]:
-        """New candidates; ones that were tried before are not tried again.
-
-        Randomness comes from the run's seed and the number of trials so far, so that a resumed
-        search goes on as it would have.
-        """
-        rng = np.random.default_rng([self._plan.config.seed, len(self._trials)])
-        seen = {t.candidate for t in self._trials.values()}
-        found: dict[Candidate, None] = {}
-        models: dict[str, Candidate] = {}
-        for _ in range(_ASKS):
-            wanted = count - len(found)
-            proposed = self._plan.sampler.ask(state, wanted, rng)
-            for one in proposed:
-                candidate = self._sharing(one, models, rng)
-                if candidate is not None and candidate not in seen:
-                    found[candidate] = None
-            if len(found) == count:
-                break
-            if len(proposed) < wanted:  # a sampler that has come to its end
-                return list(found)
-        for _ in range(_DRAWS):
-            if len(found) == count:
-                break
-            candidate = self._plan.space.sample(rng)
-            if candidate not in seen:
-                found[candidate] = None
-        return list(found)
-
-    def _sharing(
-        self, candidate: Candidate, models: dict[str, Candidate], rng: np.random.Generator
-    ) -> Candidate | None:
-        """The candidate, moved to the signature of one of `models` where those are enough."""
-        most = self._plan.config.signatures
-        own = signature(candidate, _SETTINGS)
-        if most is None or own in models or len(models) < most:
-            models.setdefault(own, candidate)
-            return candidate
-        model = list(models.values())[int(rng.integers(len(models)))]
-        return with_signature(self._plan.space, candidate, model, _SETTINGS, rng)
+    def _propose(self, state: Any) -> list[Candidate]:
+        """Candidates for the places that are free."""
+        count = self._next_count()
+        if not count or self._exhausted:
+            return []
+        found = propose(self._plan, state, count, [t.candidate for t in self._trials.values()])
+        if not found:
+            self._exhausted = True
+            self._note("stopped", why="the space holds no further candidate")
+        return found
 
     def _ask(self, batch: int, candidates: Sequence[Candidate]) -> None:
         first, seed = len(self._trials), self._plan.config.seed
@@ -372,16 +340,8 @@ class _Search:
     def _stop_some(self, number: int, epochs: int, climbed: Sequence[int]) -> None:
         """Stop those that are dominated at a rung, by all that came there up to this round."""
         assert self._plan.rungs is not None
-        there = []
-        for trial in self._trials.values():
-            rungs = self._rungs(trial)
-            rung = rungs.index(epochs) if epochs in rungs else len(trial.rungs)
-            if rung < len(trial.rungs) and trial.batch + rung <= number:
-                there.append((trial, rung))
-        staying: set[int] = set()
-        for objectives in self._targets.values():
-            losses = {t.number: losses_at(t, rung, objectives) for t, rung in there}
-            staying |= self._plan.rungs.goes_on(losses) if losses else set()
+        trials, targets = self._trials.values(), self._targets.values()
+        staying = self._plan.rungs.staying(trials, epochs, number, targets)
         for trial_number in climbed:
             trial = self._trials[trial_number]
             if not trial.done and trial_number not in staying:
@@ -497,9 +457,6 @@ class _Search:
         )
 
 
-_SETTINGS = {setting.name: setting for setting in SETTINGS}
-
-
 def _calls(kind: Any, trials: Any) -> list[Call]:
     return [
         Call(
@@ -507,7 +464,7 @@ def _calls(kind: Any, trials: Any) -> list[Call]:
             trial=t.number,
             candidate=t.candidate,
             seed=t.seed,
-            signature=signature(t.candidate, _SETTINGS),
+            signature=signature(t.candidate, BY_NAME),
         )
         for t in trials
     ]

@@ -9,7 +9,7 @@ what a rung adds is the metric so far.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -44,10 +44,34 @@ class Rungs:
             epochs *= self.factor
         return tuple(found)
 
-    def goes_on(
+    def staying(
         self,
-        reached: Mapping[int, np.ndarray],
+        trials: Iterable[Trial],
+        epochs: int,
+        round_number: int,
+        targets: Iterable[Sequence[Objective]],
     ) -> set[int]:
+        """The trials that go on after a rung: those that are good enough on any target.
+
+        Args:
+            trials: all of the search.
+            epochs: of the rung.
+            round_number: what came to the rung after this round is not looked at.
+            targets: the objectives of each.
+        """
+        there = []
+        for trial in trials:
+            rungs = self.of(trial.candidate)
+            rung = rungs.index(epochs) if epochs in rungs else len(rungs)
+            if rung < len(trial.rungs) and trial.batch + rung <= round_number:
+                there.append((trial, rung))
+        found: set[int] = set()
+        for objectives in targets:
+            losses = {t.number: losses_at(t, rung, objectives) for t, rung in there}
+            found |= self.goes_on(losses) if losses else set()
+        return found
+
+    def goes_on(self, reached: Mapping[int, np.ndarray]) -> set[int]:
         """The trials that are good enough, of all that have reached a rung.
 
         Args:

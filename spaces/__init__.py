@@ -33,6 +33,10 @@ SETTINGS: tuple[Setting, ...] = tuple(s for settings in DIMENSIONS.values() for 
 """Every parameter that paretax itself understands."""
 
 
+BY_NAME: dict[str, Setting] = {setting.name: setting for setting in SETTINGS}
+"""The same, by name."""
+
+
 def dimension_of(name: str) -> str | None:
     """The dimension that a parameter belongs to; None where a task's model reads it."""
     for dimension, settings in DIMENSIONS.items():
@@ -42,6 +46,7 @@ def dimension_of(name: str) -> str | None:
 
 
 __all__ = [
+    "BY_NAME",
     "DIMENSIONS",
     "SETTINGS",
     "Between",
