@@ -23,9 +23,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-BEGAN = time.time()
+import numpy as np
 
-import numpy as np  # noqa: E402
+BEGAN = time.time()
 
 SETUPS: dict[str, dict[str, Any]] = {
     "digits": {

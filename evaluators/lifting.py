@@ -53,14 +53,17 @@ def lift(
         shapes: of the arguments; the batch may be of another size later.
 
     Returns:
-        None where the two differ in more than constants, or where a constant is inside a loop or
-        branch of a kind that cannot be written out.
+        None where the two differ in more than constants, where the other one cannot be traced, or
+        where a constant is inside a loop or branch of a kind that cannot be written out.
     """
     closed = jax.make_jaxpr(function)(*shapes)
     constants = dict(_constants(closed.jaxpr, ()))
     varying: list[Path] = []
     if other is not None:
-        twin = jax.make_jaxpr(other)(*shapes)
+        try:
+            twin = jax.make_jaxpr(other)(*shapes)
+        except Exception:  # noqa: BLE001  a model may refuse its other numbers in any way
+            return None
         twins = dict(_constants(twin.jaxpr, ()))
         if _graph(closed) != _graph(twin) or constants.keys() != twins.keys():
             return None
@@ -81,10 +84,7 @@ def lift(
 
     return Lifted(
         fingerprint=hashlib.sha256(about.encode()).hexdigest()[:24],
-        numbers=tuple(
-            np.asarray(constants[path].val, constants[path].aval.dtype)  # type: ignore[attr-defined]
-            for path in varying
-        ),
+        numbers=tuple(np.asarray(constants[p].val, _dtype(constants[p])) for p in varying),
         run=run,
     )
 
@@ -128,6 +128,12 @@ def _constants(jaxpr: Jaxpr, path: Path) -> Iterator[tuple[Path, Constant]]:
         for way, inner in _inner(eqn):
             body = inner.jaxpr if isinstance(inner, ClosedJaxpr) else inner
             yield from _constants(body, (*path, i, way))
+
+
+def _dtype(constant: Constant) -> np.dtype[Any]:
+    aval: Any = constant.aval
+    dtype: np.dtype[Any] = np.dtype(aval.dtype)
+    return dtype
 
 
 def _is_scalar(constant: Constant) -> bool:

@@ -78,7 +78,8 @@ class Masker:
         )
         run = self._programs.get(key, lambda: compile_fast(_program(prepared, deployed, block)))
         patterned = np.bool_(share == 1.0 or round_share is not None)
-        return run(params, state, counts, blocks, patterned)  # type: ignore[no-any-return]
+        kept: tuple[Arrays, Arrays] = run(params, state, counts, blocks, patterned)
+        return kept
 
 
 def _program(prepared: Prepared, deployed: Deployed, block: int) -> Callable[..., Any]:

@@ -34,6 +34,11 @@ def worker_environment() -> dict[str, str]:
     }
 
 
+def trains_on_cpu() -> bool:
+    """Whether workers compute on the CPU."""
+    return worker_environment()["JAX_PLATFORMS"] == "cpu"
+
+
 def apply_worker_environment() -> None:
     """Set up this process as a worker; has an effect until JAX first computes.
 
@@ -44,6 +49,8 @@ def apply_worker_environment() -> None:
     import jax
 
     jax.config.update("jax_cpu_enable_async_dispatch", False)
+    if jax.config.values["jax_compilation_cache_dir"] is not None:
+        return  # the user's own
     try:
         folder = cache_folder() / "programs" / _fingerprint()
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -162,16 +162,10 @@ def block_of(prepared: Prepared, task: Task, form: Form) -> Callable[..., tuple[
     """
 
     def block(
-        carry: Carry,
-        numbers: Mapping[str, jax.Array],
-        rows: jax.Array,
-        begin: jax.Array,
-        count: jax.Array,
-        noise: Noise,
-        data: Mapping[str, jax.Array],
-        masks: Arrays,
-        grid: Grid,
+        carry: Carry, numbers: Any, rows: jax.Array, begin: jax.Array, count: jax.Array, *rest: Any
     ) -> tuple[Carry, jax.Array]:
+        noise, data, masks, grid = rest
+
         def take(step: Callable[..., Any], carry: Carry, masks: Arrays) -> Any:
             def body(i: jax.Array, so_far: tuple[Carry, jax.Array]) -> tuple[Carry, jax.Array]:
                 carry, losses = so_far
@@ -206,15 +200,10 @@ def make_block(
         return whole
 
     def single(
-        carry: Carry,
-        numbers: Any,
-        rows: jax.Array,
-        number: jax.Array,
-        noise: Noise,
-        data: Any,
-        masks: Arrays,
-        grid: Grid,
+        carry: Carry, numbers: Any, rows: jax.Array, number: jax.Array, *rest: Any
     ) -> tuple[Carry, jax.Array]:
+        noise, data, masks, grid = rest
+
         def take(step: Callable[..., Any], carry: Carry, masks: Arrays) -> Any:
             return step(carry, numbers, rows, number, noise, data, masks, grid)
 

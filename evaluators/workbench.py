@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from dataclasses import dataclass, field
+from functools import cached_property, partial
 from typing import Any
 
 import jax
@@ -149,10 +149,11 @@ class Workbench:
         self.task, self._data = task, data
         self._features: LeastRecentlyUsed[Features] = LeastRecentlyUsed(16)
         self._forms: dict[Any, str] = {}
-        self._prepared: LeastRecentlyUsed[Prepared] = LeastRecentlyUsed(256)
+        self._prepared: LeastRecentlyUsed[Prepared] = LeastRecentlyUsed(16)
+        self._models: LeastRecentlyUsed[Callable[..., Prepared]] = LeastRecentlyUsed(256)
         self._arrays: LeastRecentlyUsed[Shapes] = LeastRecentlyUsed(128)
         self._pipelines: LeastRecentlyUsed[Callable[..., Any]] = LeastRecentlyUsed(16)
-        self._traced: LeastRecentlyUsed[Prepared] = LeastRecentlyUsed(64)
+        self._traced: LeastRecentlyUsed[Callable[..., Prepared]] = LeastRecentlyUsed(64)
         self._deployed: dict[str, tuple[Any, ...]] = {}
         self._missing = False
 
@@ -218,11 +219,13 @@ class Workbench:
             UsageError: `build` returned no model, or the model no array.
         """
         config, features = self.config(candidate), self.features(candidate)
-        place = json.dumps([config, features.key], sort_keys=True)
-        return self._prepared.get(place, lambda: self._prepare(config, features))
+        place = json.dumps([config, features.form], sort_keys=True)
+        make = self._models.get(place, lambda: self._prepare(config, features))
+        # Few, as each holds its features.
+        return self._prepared.get((place, features.key), lambda: make(features=features))
 
-    def _prepare(self, config: Mapping[str, Any], features: Features) -> Prepared:
-        """A candidate's own view of a traced model, which others may share."""
+    def _prepare(self, config: Mapping[str, Any], features: Features) -> Callable[..., Prepared]:
+        """A candidate's own view of a traced model, which others may share; lacks `features`."""
         example = features.shape(2)
         own = None
         key = json.dumps(config, sort_keys=True)
@@ -231,15 +234,15 @@ class Workbench:
             key = key if own is None else own.key
         key += features.form
         traced = self._traced.get(
-            key, lambda: self._trace(key, build_model(self.task, config, example), features)
+            key, lambda: self._trace(key, build_model(self.task, config, example), example)
         )
-        traced = replace(traced, features=features)
         if own is None:
             return traced
-        return replace(traced, init=own.init, apply=own.apply, numbers=own.numbers)
+        return partial(traced, init=own.init, apply=own.apply, numbers=own.numbers)
 
-    def _trace(self, key: str, model: Model, features: Features) -> Prepared:
-        example = features.shape(2)
+    def _trace(
+        self, key: str, model: Model, example: jax.ShapeDtypeStruct
+    ) -> Callable[..., Prepared]:
         params, state = dict(model.params), dict(model.state)
         outputs = jax.eval_shape(model.predict, params, state, example)
         if not isinstance(outputs, jax.ShapeDtypeStruct) or outputs.shape[:1] != (2,):
@@ -249,13 +252,13 @@ class Workbench:
             )
         found = find_sites(model.predict, params, state, example)
         trained = find_sites(model.apply, params, state, example, jax.random.key(0))
-        return Prepared(
+        return partial(
+            Prepared,
             key=key,
             model=model,
             init=lambda key, numbers: model.init(key),
             apply=lambda params, state, inputs, noise: model.apply(params, state, inputs, noise[0]),
             numbers={},
-            features=features,
             sites={n: s for n, s in found.items() if n in trained and s.like(trained[n])},
             params=params,
             state=state,
@@ -271,6 +274,7 @@ class Workbench:
             twin = build_model(self.task, nudged, example)
         except Exception:  # noqa: BLE001  the model's code may refuse the value in any way
             return None
+        rest = json.dumps({n: v for n, v in config.items() if not isinstance(v, float)})
         key = jax.eval_shape(lambda: training_key(0))
         params, state = dict(model.params), dict(model.state)
         init = lift(model.init, twin.init, key)
@@ -279,7 +283,7 @@ class Workbench:
         if init is None or apply is None or predict is None:
             return None
         return _Own(
-            key=" ".join(part.fingerprint for part in (init, apply, predict)),
+            key=" ".join([rest, *(part.fingerprint for part in (init, apply, predict))]),
             init=lambda key, numbers: init.run(numbers["init"], key),
             apply=lambda params, state, inputs, noise: apply.run(
                 noise[1]["apply"], params, state, inputs, noise[0]

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from paretax.search.executors.protocol import Call
 
 MOST = 16
-"""Calls that a worker is given at once."""
+"""Calls that a worker which does one after another is given at once."""
 
 
 _Group = tuple[str, int | None]
@@ -24,10 +24,11 @@ class Dealer:
 
     Args:
         workers: how many there are.
+        most: calls that a worker is given at once.
     """
 
-    def __init__(self, workers: int) -> None:
-        self._workers = workers
+    def __init__(self, workers: int, most: int = MOST) -> None:
+        self._workers, self._most = workers, most
         self._compiled: list[set[str]] = [set() for _ in range(workers)]
         self._homes: dict[int, int] = {}
         self._waiting: OrderedDict[_Group, deque[Call]] = OrderedDict()
@@ -65,8 +66,8 @@ class Dealer:
         if group is None:
             return []
         calls = self._waiting[group]
-        fair = -(-len(self) // (2 * self._workers)) if group[1] is None else MOST
-        dealt = [calls.popleft() for _ in range(min(MOST, fair, len(calls)))]
+        fair = -(-len(self) // (2 * self._workers)) if group[1] is None else self._most
+        dealt = [calls.popleft() for _ in range(min(self._most, fair, len(calls)))]
         if not calls:
             del self._waiting[group]
         return self._noted(dealt, worker)

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from types import TracebackType
 
 from paretax.evaluators import Evaluation
+from paretax.evaluators.population import MOST as MOST_LANES
 from paretax.search.executors.dealing import Dealer
 from paretax.search.executors.protocol import Call
 from paretax.search.worker import Worker, WorkerSpec
@@ -38,7 +39,7 @@ class InlineExecutor:
         self, calls: Sequence[Call], *, alone: bool = False
     ) -> Iterator[tuple[int, Evaluation]]:
         assert self._worker is not None
-        dealer = Dealer(1)
+        dealer = Dealer(1, MOST_LANES)
         dealer.add(calls)
         while dealt := dealer.deal(0):
             found = self._worker.run(dealt[0].kind, [call.arguments for call in dealt])

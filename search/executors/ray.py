@@ -26,8 +26,13 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from paretax.errors import UsageError
 from paretax.evaluators import Evaluation, Failure, Reason
-from paretax.evaluators.runtime import apply_worker_environment, worker_environment
-from paretax.search.executors.dealing import Dealer
+from paretax.evaluators.population import MOST as MOST_LANES
+from paretax.evaluators.runtime import (
+    apply_worker_environment,
+    trains_on_cpu,
+    worker_environment,
+)
+from paretax.search.executors.dealing import MOST, Dealer
 from paretax.search.executors.protocol import Call
 from paretax.search.worker import Worker, WorkerSpec
 
@@ -62,7 +67,8 @@ class RayExecutor:
         self._trial_seconds = trial_seconds
         self._actors: list[Any] = []
         self._shared: Any = None
-        self._dealer = Dealer(workers)
+        self._together = spec.axis == "batch" or (spec.axis == "auto" and not trains_on_cpu())
+        self._dealer = Dealer(workers, MOST_LANES if self._together else MOST)
         self._started = False
 
     def __enter__(self) -> RayExecutor:
@@ -218,10 +224,14 @@ class RayExecutor:
         """Seconds until the first running call times out; None where none can."""
         if self._trial_seconds is None:
             return None
-        starts = [b.since for b in running if b.left and b.left[0].kind != "test"]
-        if not starts:
-            return None
-        return max(0.0, min(starts) + self._trial_seconds - time.monotonic())
+        ends = [self._late(b) for b in running if b.left and b.left[0].kind != "test"]
+        return max(0.0, min(ends) - time.monotonic()) if ends else None
+
+    def _late(self, batch: _Batch) -> float:
+        """When a batch's next evaluation is late; those of a population come all at once."""
+        assert self._trial_seconds is not None
+        expected = batch.left if self._together else [batch.left[0]]
+        return batch.since + self._trial_seconds * len(expected)
 
     def _expired(
         self, running: dict[Any, _Batch], free: deque[int]
@@ -232,8 +242,7 @@ class RayExecutor:
         for stream, batch in list(running.items()):
             if not batch.left or batch.left[0].kind == "test":
                 continue
-            late = now - batch.since >= self._trial_seconds
-            if late and not ray.wait([stream], timeout=0)[0]:
+            if now >= self._late(batch) and not ray.wait([stream], timeout=0)[0]:
                 del running[stream]
                 lost = self._lose(batch, free)
                 message = f"it took longer than {self._trial_seconds:g} s"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import flax.linen as linen
@@ -87,6 +88,44 @@ def test_a_number_in_a_branch_is_not_lifted() -> None:
     assert lift(branched(0.3), branched(0.2), SHAPE) is None
 
 
+def test_a_model_that_refuses_another_number_keeps_its_own() -> None:
+    def strict(x: jax.Array) -> jax.Array:
+        raise ValueError("0.3 or nothing")
+
+    assert lift(scaled(0.3), strict, SHAPE) is None
+
+
+def test_choices_that_are_no_fractions_are_never_shared() -> None:
+    """Also where the graphs are printed alike, as functions with gradients of their own are."""
+
+    @jax.custom_jvp
+    def plain(x: jax.Array) -> jax.Array:
+        return x
+
+    @jax.custom_jvp
+    def other(x: jax.Array) -> jax.Array:
+        return x
+
+    plain.defjvp(lambda primals, tangents: (primals[0], tangents[0]))
+    other.defjvp(lambda primals, tangents: (primals[0], 2 * tangents[0]))
+
+    def pair(config: Any) -> Any:
+        through = plain if config["gradient"] == "plain" else other
+        return (
+            lambda key, x: {"w": jnp.ones((30, 2))},
+            lambda params, x: through(x @ params["w"]) * config["scale"],
+        )
+
+    task: Any = load_task("breast_cancer")
+    bench = Workbench(replace(task, model=pair, defaults={"gradient": "plain", "scale": 0.5}))
+    keys = {
+        (kind, scale): bench.prepared({"gradient": kind, "scale": scale}).key
+        for kind in ("plain", "other")
+        for scale in (0.5, 0.25)
+    }
+    assert keys["plain", 0.5] != keys["other", 0.5]
+
+
 def test_arrays_in_a_graph_count() -> None:
     table = np.arange(4, dtype=np.float32)
     one = lift(lambda x: x + jnp.asarray(table), None, SHAPE)
@@ -117,8 +156,6 @@ class NnxNet(nnx.Module):
 
 def dropping(kind: str) -> Workbench:
     """The breast cancer task with a model that has dropout."""
-    from dataclasses import replace
-
     builds: dict[str, Any] = {
         "linen": lambda config: LinenNet(config["dropout"]),
         "nnx": lambda config, rngs: NnxNet(config["dropout"], rngs),

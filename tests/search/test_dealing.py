@@ -102,3 +102,35 @@ def test_a_new_worker_has_compiled_nothing() -> None:
     dealer.forget(0)
     dealer.add(calls("c", 3, 2) + calls("a", 1, 5))
     assert signatures(dealer.deal(0)) == {"c"}  # of "a" and "b" it has neither any more
+
+
+def test_populations_are_dealt_whole_but_for_a_fair_share() -> None:
+    dealer = Dealer(1, most=256)
+    dealer.add(calls("a", 200))
+    assert len(dealer.deal(0)) == 100
+
+
+def climbing(trial: int, signature: str = "a") -> Call:
+    call = calls(signature, 1, trial)[0]
+    return Call(kind="advance", trial=trial, candidate=call.candidate, seed=0, signature=signature)
+
+
+def test_a_training_goes_on_where_it_is() -> None:
+    dealer = Dealer(2)
+    dealer.add([climbing(0), climbing(1, "b")])
+    assert [c.trial for c in dealer.deal(0)] == [0]
+    assert [c.trial for c in dealer.deal(1)] == [1]
+    dealer.add([climbing(1, "b"), climbing(0)])
+    assert [c.trial for c in dealer.deal(0)] == [0]
+    assert dealer.deal(0) == []  # the other's is not taken over
+    assert [c.trial for c in dealer.deal(1)] == [1]
+
+
+def test_a_training_whose_worker_died_goes_on_anywhere() -> None:
+    dealer = Dealer(2)
+    dealer.add([climbing(0)])
+    dealer.deal(0)
+    dealer.add([climbing(0)])
+    assert dealer.deal(1) == []
+    dealer.forget(0)
+    assert [c.trial for c in dealer.deal(1)] == [0]

@@ -93,7 +93,8 @@ def test_one_program_serves_all_counts() -> None:
     @jax.jit
     def run(magnitudes: jax.Array, count: jax.Array) -> jax.Array:
         traces.append(count)
-        return prune(magnitudes, count)  # type: ignore[no-any-return]
+        mask: jax.Array = prune(magnitudes, count)
+        return mask
 
     magnitudes = jnp.abs(jnp.asarray(np.random.default_rng(0).normal(size=SHAPE)))
     for count in range(12):
