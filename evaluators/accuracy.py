@@ -25,7 +25,7 @@ from paretax.evaluators.measurement import (
 )
 from paretax.evaluators.size import count_bytes
 from paretax.evaluators.teacher import Lesson
-from paretax.evaluators.training import Axis, Standing, Trained, Trainer, to_numpy
+from paretax.evaluators.training import Axis, Trained, Trainer, Training, to_numpy
 from paretax.evaluators.workbench import Deployed, Workbench
 from paretax.spaces.candidate import Candidate
 from paretax.spaces.channels import kept_indices
@@ -53,7 +53,7 @@ class Suspended:
         diverged: why it does not go on.
     """
 
-    training: Standing
+    training: Training
     seconds: float = 0.0
     diverged: DivergedError | None = None
 
@@ -82,10 +82,10 @@ class AccuracyEvaluator:
     def evaluate(self, candidate: Mapping[str, Any], seed: int) -> Evaluation:
         """Train a candidate, from where it stands, and score it on the validation split."""
         start, compiled = time.perf_counter(), _CLOCK.seconds
-        standing = self._suspended.pop(_key(candidate, seed), None) or self._begin(candidate, seed)
+        suspended = self._suspended.pop(_key(candidate, seed), None) or self._begin(candidate, seed)
         try:
-            self._advance(standing, None)
-            weights = self._deployed(candidate, self._trainer.finish(standing.training))
+            self._advance(suspended, None)
+            weights = self._deployed(candidate, self._trainer.finish(suspended.training))
             trained = time.perf_counter()
             value = self.score(candidate, weights, self._bench.data.validation)
         except DivergedError as error:
@@ -93,7 +93,7 @@ class AccuracyEvaluator:
         end = time.perf_counter()
         spent = {"compile": _CLOCK.seconds - compiled, "score": end - trained}
         about = {"steps": self.steps(candidate), "seconds": spent}
-        seconds = end - start + standing.seconds
+        seconds = end - start + suspended.seconds
         found = [self._measurement(value, "validation", seconds, about)]
         deployed = self._bench.deployed(candidate)
         if deployed.recipe.sparse and deployed.recipe.scope == "global":
@@ -115,16 +115,16 @@ class AccuracyEvaluator:
         """
         start, compiled = time.perf_counter(), _CLOCK.seconds
         key = _key(candidate, seed)
-        standing = self._suspended.pop(key, None) or self._begin(candidate, seed)
+        suspended = self._suspended.pop(key, None) or self._begin(candidate, seed)
         try:
-            self._advance(standing, epochs)
+            self._advance(suspended, epochs)
             trained = time.perf_counter()
-            value = self._score_now(standing.training)
+            value = self._score_now(suspended.training)
         except DivergedError as error:
             return Evaluation(failure=Failure(reason=Reason.DIVERGED, message=str(error)))
         end = time.perf_counter()
-        seconds = end - start + standing.seconds
-        self._suspend(key, replace(standing, seconds=0.0))
+        seconds = end - start + suspended.seconds
+        self._suspend(key, replace(suspended, seconds=0.0))
         spent = {"compile": _CLOCK.seconds - compiled, "score": end - trained}
         about = {"epoch": epochs, "seconds": spent}
         return Evaluation(measurements=(self._measurement(value, "validation", seconds, about),))
@@ -170,19 +170,19 @@ class AccuracyEvaluator:
         lesson = self._lesson_of(candidate)
         return Suspended(training=self._trainer.begin(candidate, seed, lesson))
 
-    def _advance(self, standing: Suspended, epochs: int | None) -> None:
-        if standing.diverged is not None:
-            raise standing.diverged
-        self._trainer.advance(standing.training, epochs)
+    def _advance(self, suspended: Suspended, epochs: int | None) -> None:
+        if suspended.diverged is not None:
+            raise suspended.diverged
+        self._trainer.advance(suspended.training, epochs)
 
-    def _suspend(self, key: tuple[Candidate, int], standing: Suspended) -> None:
+    def _suspend(self, key: tuple[Candidate, int], suspended: Suspended) -> None:
         """Keep a training for later; of too many, the one that waits longest begins again."""
         self._suspended.pop(key, None)
-        self._suspended[key] = standing
+        self._suspended[key] = suspended
         if len(self._suspended) > _SUSPENDED:
             del self._suspended[next(iter(self._suspended))]
 
-    def _score_now(self, training: Standing) -> float:
+    def _score_now(self, training: Training) -> float:
         """The metric on the validation split of a model in training."""
         prepared = training.lane.prepared
         params, state, _ = training.stand.carry

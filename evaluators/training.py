@@ -44,7 +44,7 @@ class Ticket:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Standing:
+class Training:
     """A training, and where it stands."""
 
     lane: Lane
@@ -90,9 +90,9 @@ class Trainer:
         Raises:
             DivergedError: the loss of a step is not finite.
         """
-        standing = self.begin(candidate, seed, lesson, watch)
-        self.advance(standing)
-        return self.finish(standing)
+        training = self.begin(candidate, seed, lesson, watch)
+        self.advance(training)
+        return self.finish(training)
 
     def begin(
         self,
@@ -100,31 +100,31 @@ class Trainer:
         seed: int,
         lesson: Lesson | None = None,
         watch: Watch | None = None,
-    ) -> Standing:
+    ) -> Training:
         """A training before its first step; see `train`."""
         lane = self._lanes.lane(candidate, seed, lesson, watch)
-        return Standing(lane=lane, stand=Stand(carry=self._lanes.start(lane)))
+        return Training(lane=lane, stand=Stand(carry=self._lanes.start(lane)))
 
-    def advance(self, standing: Standing, epochs: int | None = None) -> None:
+    def advance(self, training: Training, epochs: int | None = None) -> None:
         """Train on until so many epochs are done; None: to the end.
 
         Args:
-            standing: is moved on. A lottery is trained to its end in any case.
+            training: is moved on. A lottery is trained to its end in any case.
             epochs: from the beginning.
 
         Raises:
             DivergedError: the loss of a step is not finite.
         """
-        lane, stand = standing.lane, standing.stand
+        lane, stand = training.lane, training.stand
         if lane.has_rounds:
             *_, ticket = self._lottery(lane)
             stand.carry, stand.step = ticket.carry, lane.end
             return
         self._advance(lane, stand, lane.step_after(epochs))
 
-    def finish(self, standing: Standing) -> Trained:
+    def finish(self, training: Training) -> Trained:
         """What a training gives when it ends here."""
-        return self._lanes.finish(standing.lane, standing.stand.carry)
+        return self._lanes.finish(training.lane, training.stand.carry)
 
     @property
     def may_batch(self) -> bool:
@@ -136,7 +136,7 @@ class Trainer:
         return self._axis == "batch" or (self._axis == "auto" and jax.default_backend() != "cpu")
 
     def advance_together(
-        self, members: Sequence[Standing], epochs: Sequence[int | None]
+        self, members: Sequence[Training], epochs: Sequence[int | None]
     ) -> dict[int, DivergedError | None]:
         """Train a population on, in one program.
 
