@@ -16,7 +16,7 @@ import numpy as np
 from reporting import arguments, finish, show
 
 from paretax.evaluators import AccuracyEvaluator, Workbench
-from paretax.evaluators.latency import CpuEvaluator
+from paretax.evaluators.cpu import CpuEvaluator
 from paretax.hardware_profiles import load_profile
 from paretax.tasks import load_task
 

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 from paretax.evaluators.accuracy import AccuracyEvaluator
-from paretax.evaluators.latency import CpuEvaluator
+from paretax.evaluators.cpu import CpuEvaluator
 from paretax.evaluators.measurement import Evaluation, Measurement
 from paretax.evaluators.size import SizeEvaluator
 from paretax.evaluators.workbench import Workbench

@@ -48,11 +48,14 @@ def apply_worker_environment() -> None:
     os.environ.update(worker_environment())
     import jax
 
+    # Read from the environment only when JAX is imported, which may have been before. Without it
+    # JAX would start every compiler that is installed, and print that their devices are missing.
+    jax.config.update("jax_platforms", os.environ["JAX_PLATFORMS"])
     jax.config.update("jax_cpu_enable_async_dispatch", False)
     if jax.config.values["jax_compilation_cache_dir"] is not None:
         return  # the user's own
     try:
-        folder = cache_folder() / "programs" / _fingerprint()
+        folder = cache_folder() / "programs" / processor_fingerprint()
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError:
         return  # no place to keep programs: they are compiled again
@@ -68,7 +71,7 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "paretax"
 
 
-def _fingerprint() -> str:
+def processor_fingerprint() -> str:
     """Of this processor, as programs for another may not run on it."""
     about = "\n".join([platform.machine(), _processor(), _cpuinfo("flags"), platform.system()])
     return hashlib.sha256(about.encode()).hexdigest()[:16]

@@ -4,80 +4,329 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from importlib.resources import files
-from typing import Any, Literal
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, get_args
 
 import yaml
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, ValidationError, model_validator
 
 from paretax.errors import UsageError, unknown
+from paretax.hardware_profiles.quantities import (
+    Area,
+    Bandwidth,
+    Bytes,
+    Frequency,
+    Joules,
+    Price,
+    Rate,
+    Seconds,
+    Watts,
+)
+
+Dtype = Literal["f32", "tf32", "bf16", "fp16", "fp8", "int8", "int4"]
+DTYPES: tuple[str, ...] = get_args(Dtype)
+Kind = Literal["cpu", "gpu", "tpu", "mobile", "npu"]
 
 
-@dataclass(frozen=True, kw_only=True)
-class HardwareProfile:
-    """What is known of a device.
+class _Sheet(BaseModel):
+    """Part of a data sheet: each key is checked, an unknown one refused."""
 
-    Args:
-        name: under which configs name it.
-        description: one line.
-        platform: XLA's name of its compiler.
-        mode: "measured" runs programs on the device, which must be this machine's.
-        sources: where the figures are from.
-    """
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class LocalCpu(_Sheet):
+    """XLA's compiler for the processor that runs paretax; its kernels are those of any CPU."""
+
+    platform: Literal["cpu"]
+
+
+class Tpu(_Sheet):
+    """XLA's compiler for TPUs, which the extra `tpu` brings."""
+
+    platform: Literal["tpu"]
+    topology: str = Field(pattern=r"^v[0-9]+[a-z]*:[0-9x]+$")
+    """The smallest that libtpu knows with this chip, such as v5e:2x2; one chip of it is used."""
+
+
+class Cuda(_Sheet):
+    """XLA's compiler for NVIDIA GPUs, which the extra `cuda` brings."""
+
+    platform: Literal["cuda"]
+    capability: str = Field(pattern=r"^[0-9]+\.[0-9]$")
+    """CUDA compute capability, such as 9.0."""
+    fpus_per_core: int = Field(gt=0)
+    """FP32 units of a streaming multiprocessor."""
+    shared_memory_per_core: Bytes
+    """Of a streaming multiprocessor."""
+    shared_memory_per_block: Bytes
+    """What a thread block may ask for (the opt-in limit)."""
+    threads_per_core: int = Field(gt=0)
+    """Resident threads of a streaming multiprocessor."""
+    stand_in: bool = False
+    """Whether the device is another maker's, and these settings are the nearest NVIDIA ones."""
+
+
+class Iree(_Sheet):
+    """IREE's compiler through LLVM, which the extra `edge` brings."""
+
+    platform: Literal["iree"]
+    triple: str
+    """LLVM's target, such as aarch64-none-linux-android29."""
+    cpu: str
+    """LLVM's name of the core, such as cortex-a76."""
+
+
+class Systolic(_Sheet):
+    """No compiler: the graph's products are laid on an array of multipliers, cycle by cycle."""
+
+    platform: Literal["systolic"]
+    rows: int = Field(gt=0)
+    columns: int = Field(gt=0)
+    dataflow: Literal["output_stationary", "weight_stationary", "input_stationary"]
+    dtype: Dtype
+    """In which the array multiplies."""
+    area_per_unit: Area | None = None
+    """Of a multiplier-accumulator; None: the area is not known."""
+    area_per_mebibyte: Area | None = None
+    """Of on-chip memory; None: the area is not known."""
+
+
+Compiler = Annotated[LocalCpu | Tpu | Cuda | Iree | Systolic, Discriminator("platform")]
+
+
+class Memory(_Sheet):
+    """One level of memory."""
 
     name: str
-    description: str
-    platform: Literal["cpu"]
-    mode: Literal["measured"]
-    sources: tuple[str, ...]
+    size: Bytes
+    """Of the whole device, in bytes."""
+    bandwidth: Bandwidth
+    """Of the whole device, in bytes a second."""
+    energy: Joules | None = None
+    """Of moving a byte, in joules; None: not known."""
 
-    def __post_init__(self) -> None:
-        if not isinstance(self.name, str) or not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", self.name):
-            raise UsageError(
-                f"a profile's name must be lower-case letters, digits, - and _, got {self.name!r}"
+
+class Power(_Sheet):
+    """Electrical power of the whole device."""
+
+    idle: Watts
+    peak: Watts
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if self.idle > self.peak:
+            raise ValueError(
+                f"idle must not exceed peak, got {self.idle:g} W > {self.peak:g} W: "
+                "are the two swapped?"
             )
-        if self.platform != "cpu":
-            raise unknown("platform", self.platform, ["cpu"], f"profile {self.name!r}")
-        if self.mode != "measured":
-            raise unknown("mode", self.mode, ["measured"], f"profile {self.name!r}")
-        if not self.sources:
-            raise UsageError(f"profile {self.name!r} must cite where it is from under `sources`")
+        return self
 
 
-def parse_profile(plain: Mapping[str, Any], where: str) -> HardwareProfile:
+class Granularity(_Sheet):
+    """The sizes that a product is padded to: (m, k) times (k, n)."""
+
+    m: int = Field(default=1, gt=0)
+    n: int = Field(default=1, gt=0)
+    k: int = Field(default=1, gt=0)
+
+
+class HardwareProfile(_Sheet):
+    """What is known of a device. All figures are of the whole device, in SI base units."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$")
+    """Under which configs name it."""
+    description: str
+    """One line."""
+    kind: Kind
+    compiler: Compiler
+    """What compiles a program for it."""
+    mode: Literal["measured", "modelled"] = "modelled"
+    """`measured` runs programs on the device, which must be this machine's."""
+    peak: dict[Dtype, Rate]
+    """Products of matrices (dense) by the dtype of the operands, op/s."""
+    vector: Rate | None = None
+    """Elementwise float32 arithmetic, op/s; None: the float32 peak."""
+    f32_products: Dtype = "f32"
+    """The dtype in which XLA computes a float32 product at its default precision."""
+    sparsity: dict[str, float] = Field(default_factory=dict)
+    """Pattern N:M -> how many times faster its products are."""
+    memories: tuple[Memory, ...] = Field(min_length=1)
+    """From the nearest to the units to the farthest, which holds the program."""
+    launch_overhead: Seconds
+    """Between two kernels of a program, in seconds."""
+    call_overhead: Seconds
+    """Of calling a program, in seconds."""
+    units: int = Field(gt=0)
+    """Cores that share a kernel: streaming multiprocessors, tensor cores of a chip, CPU threads."""
+    granularity: Granularity
+    """Of the unit that multiplies matrices."""
+    vector_bytes: int = Field(gt=0)
+    """Bytes that a vector instruction works on: SIMD register, warp, lanes x sublanes."""
+    clock: Frequency
+    power: Power
+    energy: dict[Dtype, Joules]
+    """Of an operation, by dtype, in joules."""
+    price: Price | None = None
+    """In USD an hour; None: it is not rented out."""
+    sources: tuple[str, ...] = Field(min_length=1)
+    """Where the figures are from, and which of them are estimates."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if not self.peak:
+            raise ValueError("`peak` is empty: give at least one dtype's rate")
+        for dtype, rate in self.peak.items():
+            if rate <= 0:
+                raise ValueError(
+                    f"the peak of {dtype} must be above 0, got {rate:g}: "
+                    "leave out a dtype that the device lacks"
+                )
+        if "f32" not in self.peak:
+            raise ValueError("`peak` lacks f32: every program has float32 parts; give its rate")
+        if self.f32_products not in self.peak:
+            raise ValueError(f"`f32_products` is {self.f32_products}, which `peak` lacks: add it")
+        if "f32" not in self.energy:
+            raise ValueError("`energy` lacks f32: give the energy of a float32 operation")
+        for pattern, factor in self.sparsity.items():
+            if not re.fullmatch(r"[1-9][0-9]*:[1-9][0-9]*", pattern) or factor < 1:
+                raise ValueError(
+                    "`sparsity` must give factors of at least 1 for patterns like 2:4, "
+                    f"got {pattern}: {factor}"
+                )
+        for memory in self.memories:
+            if memory.size <= 0 or memory.bandwidth <= 0:
+                raise ValueError(f"memory {memory.name!r} must have a size and bandwidth above 0")
+        return self
+
+    @property
+    def platform(self) -> str:
+        """Which compiler makes programs for it."""
+        return self.compiler.platform
+
+    @property
+    def main_memory(self) -> Memory:
+        """The one that holds weights, inputs and outputs."""
+        return self.memories[-1]
+
+
+def parse_profile(plain: Any, where: str) -> HardwareProfile:
     """A profile from the data of its YAML file.
 
     Raises:
         UsageError: a missing or unknown key, or a value that the profile refuses.
     """
-    names = [f.name for f in fields(HardwareProfile)]
-    for key in plain:
-        if key not in names:
-            raise unknown("key", key, names, where)
-    for name in names:
-        if name not in plain:
-            raise UsageError(f"{where} lacks the key {name!r}: add it")
-    sources = plain["sources"]
-    if not isinstance(sources, list):
-        raise UsageError(
-            f"`sources` of {where} must be a list of where it is from, got {sources!r}"
-        )
-    return HardwareProfile(**{**plain, "sources": tuple(sources)})
+    if not isinstance(plain, Mapping):
+        raise UsageError(f"{where} must be a mapping with name, peak, memories, ..., got {plain!r}")
+    try:
+        return HardwareProfile.model_validate(plain)
+    except ValidationError as error:
+        raise _readable(error, where) from None
+
+
+_RULES = {
+    "string_type": "must be text (put a number in quotes)",
+    "tuple_type": "must be a list",
+    "too_short": "must have at least one entry",
+    "dict_type": "must be a mapping",
+    "model_type": "must be a mapping",
+    "model_attributes_type": "must be a mapping",
+    "int_type": "must be a whole number",
+    "int_parsing": "must be a whole number",
+    "int_from_float": "must be a whole number",
+    "float_type": "must be a number",
+    "float_parsing": "must be a number",
+    "bool_type": "must be true or false",
+    "bool_parsing": "must be true or false",
+    "invalid_key": "must be text, as every key",
+}
+"""pydantic's type of error -> the rule, in the words of a data sheet."""
+
+_PATTERNS = {
+    "name": "must be lower-case letters, digits, '.', '_' and '-', like 'my-phone'",
+    "capability": "must be like '9.0'",
+    "topology": "must be like 'v5e:2x2'",
+}
+"""Key -> what its pattern asks for."""
+
+
+def _readable(error: ValidationError, where: str) -> UsageError:
+    """The first error in one line: the rule, the value, the place, and the fix."""
+    first = error.errors()[0]
+    path = [str(p) for p in first["loc"] if p != "[key]"]
+    named = [p for i, p in enumerate(path) if i != 1 or path[0] != "compiler"]  # not its platform
+    place, value = ".".join(named), first["input"]
+    inside = f"`{'.'.join(named[:-1])}` of {where}" if len(named) > 1 else where
+    match first["type"]:
+        case "extra_forbidden":
+            known = HardwareProfile.model_fields if len(path) == 1 else _keys_beside(path)
+            return unknown("key", path[-1], known, inside)
+        case "missing":
+            return UsageError(f"{where} lacks the key {place!r}: add it")
+        case "union_tag_not_found":
+            return UsageError(f"{where} lacks the key 'compiler.platform': add it")
+        case "literal_error" if path[0] in ("peak", "energy"):
+            return unknown("dtype", value, DTYPES, f"`{path[0]}` of {where}")
+        case "literal_error":
+            valid = re.findall(r"'([^']+)'", first["ctx"]["expected"])
+            return unknown(named[-1], value, valid, inside)
+        case "union_tag_invalid":
+            platforms = re.findall(r"'([^']+)'", first["ctx"]["expected_tags"])
+            return unknown("platform", value.get("platform"), platforms, f"`compiler` of {where}")
+        case "value_error":
+            rule = str(first["ctx"]["error"])
+            return UsageError(f"{where}{f': {place}' if place else ''}: {rule}")
+        case "greater_than":
+            rule = f"must be above {first['ctx']['gt']}"
+        case "string_pattern_mismatch":
+            rule = _PATTERNS.get(path[-1], first["msg"])
+        case kind:
+            rule = _RULES.get(kind, first["msg"][0].lower() + first["msg"][1:])
+    return UsageError(f"{where}: {place}: {rule}, got {value!r}")
+
+
+def _keys_beside(path: list[str]) -> list[str]:
+    parts: dict[str, type[BaseModel]] = {
+        "cpu": LocalCpu,
+        "tpu": Tpu,
+        "cuda": Cuda,
+        "iree": Iree,
+        "systolic": Systolic,
+        "memories": Memory,
+        "power": Power,
+        "granularity": Granularity,
+    }
+    for part in reversed(path[:-1]):
+        if part in parts:
+            return list(parts[part].model_fields)
+    return []
+
+
+_FOLDER = Path(__file__).parent
 
 
 def profile_names() -> tuple[str, ...]:
     """The profiles that paretax ships."""
-    folder = files("paretax.hardware_profiles")
-    return tuple(sorted(f.name[:-5] for f in folder.iterdir() if f.name.endswith(".yaml")))
+    return tuple(sorted(f.name.removesuffix(".yaml") for f in _FOLDER.glob("*.yaml")))
 
 
 def load_profile(name: str) -> HardwareProfile:
-    """A shipped profile.
+    """A shipped profile by name, or a user's own by the path of its YAML file.
 
     Raises:
-        UsageError: there is none of that name.
+        UsageError: there is none, or it is not well formed.
     """
-    if name not in profile_names():
-        raise unknown("target", name, profile_names())
-    text = (files("paretax.hardware_profiles") / f"{name}.yaml").read_text("utf-8")
-    return parse_profile(yaml.safe_load(text), f"profile {name!r}")
+    path = Path(name)
+    own = path.suffix in (".yaml", ".yml")
+    if not own and name not in profile_names():
+        raise UsageError(
+            f"{unknown('target', name, profile_names())} Or the path of your own .yaml."
+        )
+    if own and not path.is_file():
+        raise UsageError(f"there is no profile {name!r}: check the path")
+    file = path if own else _FOLDER / f"{name}.yaml"
+    try:
+        plain = yaml.safe_load(file.read_text("utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise UsageError(f"{str(file)!r} is not YAML: {reason}") from None
+    return parse_profile(plain, f"profile {name!r}")

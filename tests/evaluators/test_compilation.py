@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import jax
 import numpy as np
 import pytest
@@ -24,7 +22,7 @@ def test_a_fingerprint_is_of_the_target_and_the_program(bench: Workbench) -> Non
         lower_for(cpu, bench, {**PLAIN, "width": 5}, 1),
         lower_for(cpu, bench, PLAIN, 2),
         lower_for(cpu, bench, whole, 1),
-        lower_for(replace(cpu, name="other"), bench, PLAIN, 1),
+        lower_for(cpu.model_copy(update={"name": "other"}), bench, PLAIN, 1),
     ]
     found = {first, *(program.fingerprint for program in others)}
     assert len(found) == 5

@@ -6,7 +6,7 @@ import pytest
 
 from paretax.errors import UsageError
 from paretax.evaluators import Workbench, cost_evaluators
-from paretax.evaluators.latency import CpuEvaluator
+from paretax.evaluators.cpu import CpuEvaluator
 from paretax.evaluators.size import SizeEvaluator
 
 

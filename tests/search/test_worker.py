@@ -15,7 +15,7 @@ import pytest
 
 from paretax.errors import UsageError
 from paretax.evaluators import AccuracyEvaluator, Evaluation, Measurement, Provenance, Reason
-from paretax.evaluators.latency import CpuEvaluator
+from paretax.evaluators.cpu import CpuEvaluator
 from paretax.search.worker import Worker, WorkerSpec
 from paretax.spaces import Candidate
 

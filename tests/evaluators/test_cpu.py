@@ -12,9 +12,9 @@ import jax
 import numpy as np
 import pytest
 
-from paretax.evaluators import Measurement, Provenance, Workbench, latency
+from paretax.evaluators import Measurement, Provenance, Workbench, cpu
 from paretax.evaluators.compilation import lower_for
-from paretax.evaluators.latency import CpuEvaluator, time_calls
+from paretax.evaluators.cpu import CpuEvaluator, time_calls
 from paretax.hardware_profiles import HardwareProfile, load_profile
 
 # Timing -------------------------------------------------------------------------------------------
@@ -38,7 +38,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[Iterator[float]], Clock]
     def make(durations: Iterator[float]) -> Clock:
         made = Clock(durations)
         stand_in = SimpleNamespace(perf_counter=lambda: made.now)
-        monkeypatch.setattr(latency, "time", stand_in)
+        monkeypatch.setattr(cpu, "time", stand_in)
         return made
 
     return make
@@ -125,7 +125,7 @@ def timed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
         shapes.append(call().shape)
         return 12.3456e-6, 0.2345e-6, 42
 
-    monkeypatch.setattr(latency, "time_calls", stand_in)
+    monkeypatch.setattr(cpu, "time_calls", stand_in)
     return shapes
 
 

@@ -1,0 +1,264 @@
+"""IREE's compiler, for ARM cores and phones: kernels from the dispatches that it forms."""
+
+from __future__ import annotations
+
+import math
+import re
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from paretax.evaluators.compilers.program import CompiledProgram, CompileError
+from paretax.evaluators.kernels import Kernel, KernelKind, Product
+
+_BITS = {"i1": 8, "i4": 4, "i8": 8, "i16": 16, "i32": 32, "i64": 64, "index": 64,
+         "f8E4M3FN": 8, "f8E5M2": 8, "f16": 16, "bf16": 16, "f32": 32, "f64": 64}  # fmt: skip
+_NAMES = {
+    "i8": "int8",
+    "i4": "int4",
+    "i32": "int32",
+    "f16": "fp16",
+    "f8E4M3FN": "fp8",
+    "f8E5M2": "fp8",
+}
+
+_TENSOR = re.compile(r"tensor<((?:[0-9]+x)*)([a-zA-Z][a-zA-Z0-9]*)>")
+_TRANSCENDENTAL = re.compile(
+    r"\bmath\.(exp|expm1|log|log1p|tanh|sqrt|rsqrt|erf|sin|cos|powf|cbrt)\b"
+)
+_ARITHMETIC = re.compile(r"\b(?:arith|math)\.(?!constant|index_cast|extf|truncf|extsi)\w+")
+
+
+def compile_iree(stablehlo: str, settings: Mapping[str, Any], fingerprint: str) -> CompiledProgram:
+    """Compile StableHLO text for a core that need not be there.
+
+    Args:
+        stablehlo: the program.
+        settings: `triple` and `cpu`, LLVM's names of the target.
+        fingerprint: of the result.
+
+    Raises:
+        CompileError: the compiler refused it.
+    """
+    from iree.compiler import CompilerToolError, compile_str
+
+    start = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            binary = compile_str(
+                stablehlo,
+                target_backends=["llvm-cpu"],
+                input_type="stablehlo",
+                extra_args=[
+                    f"--iree-llvmcpu-target-triple={settings['triple']}",
+                    f"--iree-llvmcpu-target-cpu={settings['cpu']}",
+                    f"--dump-compilation-phases-to={folder}",
+                ],
+            )
+        except CompilerToolError as error:
+            raise CompileError(_words(str(error))) from None
+        seconds = time.perf_counter() - start
+        flow = next(Path(folder).glob("*.flow.mlir")).read_text("utf-8")
+        stream = next(Path(folder).glob("*.stream.mlir")).read_text("utf-8")
+    arguments, results = _signature(flow)
+    return CompiledProgram(
+        fingerprint=fingerprint,
+        kernels=tuple(dispatches(flow)),
+        peak_memory=arguments + results + _transient(stream),
+        argument_bytes=arguments,
+        code_size=len(binary),
+        estimate=None,
+        seconds=seconds,
+        compiler=f"IREE {settings['version']} (LLVM {settings['cpu']})",
+        text=flow,
+    )
+
+
+def _words(message: str) -> str:
+    lines = [line for line in message.splitlines() if "error:" in line]
+    return lines[0].strip() if lines else message.strip().splitlines()[0]
+
+
+def _bytes(dims: str, dtype: str) -> int:
+    return math.ceil(math.prod(_lengths(dims)) * _BITS.get(dtype, 32) / 8)
+
+
+def _lengths(dims: str) -> list[int]:
+    return [int(d) for d in dims.split("x") if d]
+
+
+def _signature(flow: str) -> tuple[int, int]:
+    """Bytes of the arguments and of the results of the whole program."""
+    found = re.search(r'iree\.abi\.declaration = "sync func @\S+?\((.*?)\) -> \((.*?)\)"', flow)
+    if found is None:
+        raise CompileError("IREE's program has no declaration")
+    arguments, results = (sum(_bytes(*t) for t in _TENSOR.findall(found.group(i))) for i in (1, 2))
+    return arguments, results
+
+
+def _transient(stream: str) -> int:
+    """Bytes that the program allocates for its own values."""
+    found = re.findall(r"resource\.alloca.*!stream\.resource<transient>\{%c(\d+)", stream)
+    return sum(int(n) for n in found)
+
+
+def dispatches(flow: str) -> Iterator[Kernel]:
+    """The kernels of a module in IREE's flow phase, in the order in which they run.
+
+    Args:
+        flow: the text of the module.
+    """
+    maps = dict(re.findall(r"^#(map\d*) = affine_map<(.*)>$", flow, re.MULTILINE))
+    bodies = {}
+    for part in flow.split("flow.executable private @")[1:]:
+        name = re.match(r"[\w$]+", part)
+        if name is not None:
+            bodies[name.group()] = part.split("util.func public")[0]
+    main = flow[flow.index("util.func public") :]
+    for line in main.splitlines():
+        found = re.search(r"flow\.dispatch @([\w$]+)::@([\w$]+)", line)
+        if found is not None:
+            yield _dispatch(found.group(2), bodies[found.group(1)], maps)
+        elif "flow.tensor.splat" in line or "flow.tensor.update" in line:
+            yield _move(line)
+
+
+def _move(line: str) -> Kernel:
+    """A fill, or a copy into part of another tensor."""
+    tensors = _TENSOR.findall(line)
+    update = "flow.tensor.update" in line
+    size = _bytes(*tensors[0 if update else -1])
+    return Kernel(
+        name="update" if update else "splat",
+        kind="data",
+        dtype=_name(tensors[-1][1]),
+        bytes_read=size if update else 0,
+        bytes_written=size,
+    )
+
+
+def _dispatch(name: str, body: str, maps: Mapping[str, str]) -> Kernel:
+    tensors = [
+        (access, *_TENSOR.findall(kind)[0])
+        for access, kind in re.findall(
+            r"dispatch\.tensor<(readonly|readwrite|writeonly):(tensor<[^>]*>)>(?= loc)",
+            body.split("{", 3)[3] if body.count("{") > 2 else body,
+        )
+    ]
+    operations = list(_operations(body, maps))
+    products = [p for _, p, _, _ in operations if p is not None]
+    arithmetic = sum(count for _, p, count, _ in operations if p is None)
+    kind: KernelKind = "data"
+    if products:
+        largest = max(products, key=lambda p: p.flops)
+        kind = "dot" if largest.window == 1 else "convolution"
+        if largest.window > 1 and largest.groups > 1 and largest.k == largest.window:
+            kind = "depthwise"
+    elif any(sums for sums, *_ in operations):
+        kind = "reduction"
+    elif arithmetic:
+        kind = "elementwise"
+    reads = [(d, t) for access, d, t in tensors if access != "writeonly"]
+    writes = [(d, t) for access, d, t in tensors if access != "readonly"]
+    read = sum(_bytes(d, t) for d, t in reads if (d, t) not in writes)
+    dtypes = [t for _, t in (reads or writes)]
+    return Kernel(
+        name=name,
+        kind=kind,
+        dtype=_name(max(dtypes, key=lambda t: _BITS.get(t, 32))) if dtypes else "f32",
+        products=tuple(products),
+        operations=arithmetic,
+        transcendentals=sum(t for *_, t in operations),
+        bytes_read=read,
+        bytes_written=sum(_bytes(d, t) for d, t in writes),
+    )
+
+
+def _name(dtype: str) -> str:
+    return _NAMES.get(dtype, dtype)
+
+
+_Operation = tuple[bool, Product | None, int, int]
+"""Whether it sums; a product; arithmetic operations; transcendental ones among them."""
+
+
+def _operations(body: str, maps: Mapping[str, str]) -> Iterator[_Operation]:
+    lines = body.splitlines()
+    for number, line in enumerate(lines):
+        named = re.search(r"= linalg\.(\w+)", line)
+        if named is None or named.group(1) == "fill":
+            continue
+        tensors = [_lengths(d) for d, _ in _TENSOR.findall(line)]
+        if named.group(1) == "generic":
+            inner = []
+            for following in lines[number + 1 :]:
+                if following.strip().startswith("}"):
+                    break
+                inner.append(following)
+            yield _generic(line, inner, maps)
+        elif named.group(1) == "softmax":
+            size = math.prod(tensors[0])
+            yield True, None, 5 * size, size
+        elif len(tensors) >= 3:
+            yield False, _named_product(named.group(1), tensors), 0, 0
+
+
+def _named_product(name: str, tensors: list[list[int]]) -> Product:
+    """Of linalg.matmul and its kin: two inputs and a result."""
+    left, right, out = tensors[0], tensors[1], tensors[-1]
+    groups = out[0] if "batch" in name and len(out) == 3 else 1
+    k = left[-1] if "transpose_a" not in name else left[-2]
+    m = math.prod(left) // max(1, k * groups)
+    return Product(groups=groups, m=m, n=math.prod(right) // max(1, k * groups), k=k)
+
+
+def _generic(line: str, inner: list[str], maps: Mapping[str, str]) -> _Operation:
+    """A loop nest: its bounds follow from the maps of its operands to their shapes."""
+    listed = re.search(r"indexing_maps = \[([^\]]*)\]", line)
+    kinds = re.search(r"iterator_types = \[([^\]]*)\]", line)
+    assert listed is not None
+    assert kinds is not None
+    loops = [kind.strip().strip('"') for kind in kinds.group(1).split(",") if kind.strip()]
+    after = line[kinds.end() :]
+    operands = [(_lengths(d), t) for d, t in _TENSOR.findall(after)]
+    indexings = [
+        _results(maps.get(name.strip().lstrip("#"), name)) for name in listed.group(1).split(",")
+    ]
+    # The text names inputs' types, then those of the results; scalars have none.
+    bounds: dict[str, int] = {}
+    windows: set[str] = set()
+    for (shape, _), results in zip(operands, indexings, strict=False):
+        for length, expression in zip(shape, results, strict=False):
+            if re.fullmatch(r"d\d+", expression):
+                bounds[expression] = length
+            else:
+                windows |= set(re.findall(r"d\d+", expression))
+    size = math.prod(bounds.values())
+    text = "\n".join(inner)
+    reducing = [f"d{i}" for i, kind in enumerate(loops) if kind == "reduction"]
+    multiplies = re.search(r"arith\.mul[fi]", text) and re.search(r"arith\.add[fi] %out", text)
+    if reducing and multiplies and len(indexings) == 3:
+        left, right, out = (set(re.findall(r"d\d+", " ".join(r))) for r in indexings)
+        taps = math.prod(bounds.get(d, 1) for d in reducing if d in windows)
+        k = math.prod(bounds.get(d, 1) for d in reducing)
+        shared = [d for d in out if d in left and d in right and d not in windows]
+        columns = [d for d in out if d in right and d not in left]
+        groups = math.prod(bounds.get(d, 1) for d in shared)
+        n = math.prod(bounds.get(d, 1) for d in columns)
+        whole = math.prod(bounds.get(d, 1) for d in out)
+        return (
+            False,
+            Product(groups=groups, m=max(1, whole // (groups * n)), n=n, k=k, window=taps),
+            0,
+            0,
+        )
+    count = len(_ARITHMETIC.findall(text)) * size
+    return bool(reducing), None, count, len(_TRANSCENDENTAL.findall(text)) * size
+
+
+def _results(affine: str) -> list[str]:
+    """The expressions of a map, such as ["d0", "d1 * 2 + d4"]."""
+    _, _, right = affine.partition("->")
+    return [part.strip() for part in right.strip().strip("()").split(",") if part.strip()]

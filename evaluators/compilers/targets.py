@@ -1,0 +1,107 @@
+"""What each compiler has to be told of a device."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from importlib.metadata import version
+from importlib.util import find_spec
+from typing import Any
+
+from paretax.evaluators.compilers.program import MissingExtraError
+from paretax.evaluators.runtime import processor_fingerprint
+from paretax.hardware_profiles import HardwareProfile
+from paretax.hardware_profiles.profile import Cuda, Iree, Tpu
+
+_RELEASE = 9, 10, 0  # of cuDNN, by which XLA chooses kernels
+
+
+def target_settings(profile: HardwareProfile) -> dict[str, Any]:
+    """The compiler's settings for a device, as plain data. Equal ones, equal programs.
+
+    Raises:
+        MissingExtraError: the compiler is not installed.
+    """
+    match profile.compiler:
+        case Tpu(topology=topology):
+            _need(profile, "libtpu", "XLA's compiler for TPUs", "tpu")
+            return {
+                "platform": "tpu",
+                "topology": topology,
+                "clock": profile.clock,
+                "version": version("libtpu"),
+            }
+        case Cuda():
+            for module in ("jax_cuda12_plugin", "nvidia.cuda_nvcc"):
+                _need(profile, module, "XLA's compiler for NVIDIA GPUs", "cuda")
+            return {
+                "platform": "cuda",
+                "target_config": _target_config(profile, profile.compiler),
+                "version": version("jax-cuda12-plugin"),
+            }
+        case Iree(triple=triple, cpu=cpu):
+            _need(profile, "iree.compiler", "IREE's compiler", "edge")
+            return {
+                "platform": "iree",
+                "triple": triple,
+                "cpu": cpu,
+                "version": version("iree-base-compiler"),
+            }
+    # XLA's for the processor here; its kernels stand for those of other processors, and its
+    # products for what a systolic array multiplies.
+    return {
+        "platform": "cpu",
+        "processor": processor_fingerprint(),
+        "flags": os.environ.get("XLA_FLAGS", ""),
+        "version": version("jaxlib"),
+    }
+
+
+def settings_key(settings: Mapping[str, Any]) -> str:
+    """A hash of the settings."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _need(profile: HardwareProfile, module: str, compiler: str, extra: str) -> None:
+    try:
+        found = find_spec(module)
+    except ModuleNotFoundError:  # a parent of it is not there
+        found = None
+    if found is None:
+        raise MissingExtraError(profile.name, compiler, extra)
+
+
+def _target_config(profile: HardwareProfile, gpu: Cuda) -> str:
+    """XLA's GpuTargetConfigProto in text form."""
+    major, _, minor = gpu.capability.partition(".")
+    last_on_chip = profile.memories[-2] if len(profile.memories) > 1 else profile.main_memory
+    numbers = {
+        "threads_per_block_limit": 1024,
+        "threads_per_warp": 32,
+        "shared_memory_per_block": 48 * 1024,
+        "shared_memory_per_core": int(gpu.shared_memory_per_core),
+        "threads_per_core_limit": gpu.threads_per_core,
+        "core_count": profile.units,
+        "fpus_per_core": gpu.fpus_per_core,
+        "block_dim_limit_x": 2**31 - 1,
+        "block_dim_limit_y": 65535,
+        "block_dim_limit_z": 65535,
+        "memory_bandwidth": int(profile.main_memory.bandwidth),
+        "l2_cache_size": int(last_on_chip.size),
+        "clock_rate_ghz": profile.clock / 1e9,
+        "device_memory_size": int(profile.main_memory.size),
+        "shared_memory_per_block_optin": int(gpu.shared_memory_per_block),
+        "registers_per_core_limit": 65536,
+        "registers_per_block_limit": 65536,
+    }
+    info = " ".join(f"{name}: {value}" for name, value in numbers.items())
+    dnn = "major: {} minor: {} patch: {}".format(*_RELEASE)
+    return (
+        f"gpu_device_info {{ {info} cuda_compute_capability {{ major: {major} minor: {minor} }} }}"
+        ' platform_name: "CUDA"'
+        f" dnn_version_info {{ {dnn} }}"
+        " runtime_version { major: 12 minor: 9 patch: 0 }"
+        f' device_description_str: "{profile.name}"'
+    )

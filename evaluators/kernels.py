@@ -1,0 +1,92 @@
+"""What a compiler made of a program: kernels, with what each computes and moves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+KernelKind = Literal["dot", "convolution", "depthwise", "reduction", "elementwise", "data", "other"]
+"""`data` only moves (copy, transpose, pad, gather); `reduction` sums, pools or normalises."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Product:
+    """A product of matrices, or a convolution as one: `groups` times (m, k) x (k, n).
+
+    Args:
+        groups: independent products: batch dimensions of a dot, feature groups of a convolution.
+        m: rows: examples, and positions of a convolution's output.
+        n: columns: output features of a group.
+        k: summed: input features of a group, and positions of a convolution's window.
+        window: positions of a convolution's window; 1 for a dot.
+    """
+
+    groups: int = 1
+    m: int
+    n: int
+    k: int
+    window: int = 1
+
+    @property
+    def flops(self) -> int:
+        """Multiplications and additions."""
+        return 2 * self.groups * self.m * self.n * self.k
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kernel:
+    """What a device runs at once: a fusion, a library call, a copy.
+
+    Args:
+        name: the compiler's.
+        kind: what dominates it.
+        dtype: of the operands of its products, or else of what it writes.
+        library: whose code it is: "xla" for generated code, or "ynn", "cudnn", "triton", ...
+        products: in it.
+        operations: elementwise and summing arithmetic beside the products; a transcendental
+            function counts as one here.
+        transcendentals: exponentials, logarithms, roots and the like among them.
+        bytes_read: of its operands, as far as it reads them, padding of the layout included.
+        bytes_written: of its results, likewise.
+        bytes_arguments: of those read, what the caller gave: weights and inputs.
+        bytes_near: of all, what the compiler keeps in memory on the chip.
+        overlapped: a copy that runs beside the kernels.
+        count: how often it runs in a call (the trips of a loop).
+        estimate: the compiler's own, in seconds; None: it makes none.
+    """
+
+    name: str
+    kind: KernelKind
+    dtype: str
+    library: str = "xla"
+    products: tuple[Product, ...] = ()
+    operations: int = 0
+    transcendentals: int = 0
+    bytes_read: int = 0
+    bytes_written: int = 0
+    bytes_arguments: int = 0
+    bytes_near: int = 0
+    overlapped: bool = False
+    count: int = 1
+    estimate: float | None = None
+
+    @property
+    def flops(self) -> int:
+        """Arithmetic of one run: products, and the rest."""
+        return sum(p.flops for p in self.products) + self.operations
+
+    @property
+    def bytes(self) -> int:
+        """Moved by one run."""
+        return self.bytes_read + self.bytes_written
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain data."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, plain: Mapping[str, Any]) -> Kernel:
+        """The inverse of `to_json`."""
+        products = tuple(Product(**p) for p in plain["products"])
+        return cls(**{**plain, "products": products})

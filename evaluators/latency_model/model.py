@@ -1,0 +1,118 @@
+"""The latency of a compiled program on a device: an interval, and how it came about."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from paretax.evaluators.compilers.program import CompiledProgram
+from paretax.evaluators.kernels import Kernel
+from paretax.evaluators.latency_model.corrections import Corrections
+from paretax.evaluators.latency_model.features import features
+from paretax.evaluators.latency_model.roofline import bound, program_seconds
+from paretax.hardware_profiles import HardwareProfile
+
+UNCALIBRATED = 0.45
+"""Standard deviation of the logarithm of measured / modelled time that a device has which nobody
+calibrated; an assumption, about what separates data-sheet models from measurements."""
+
+_ONE_SIDED = 1.2816  # standard deviations of the normal distribution's 90% quantile
+
+
+@dataclass(frozen=True, kw_only=True)
+class Latency:
+    """Of one call, in seconds.
+
+    Args:
+        seconds: the expected value.
+        low: 10% of calls of such programs are expected below it.
+        high: 10% are expected above it.
+        busiest: name of the kernel that takes longest.
+        limits: shares of arithmetic, of moving data, and of launching and calling.
+    """
+
+    seconds: float
+    low: float
+    high: float
+    busiest: str
+    limits: dict[str, float]
+
+
+class LatencyModel:
+    """Predicts from kernels and a data sheet, corrected where the device was calibrated.
+
+    Args:
+        profile: of the device.
+        corrections: that calibration learned; None: the data sheet alone.
+        error: standard deviation of the logarithm of measured / modelled time of whole programs,
+            from calibration's own check; None: `UNCALIBRATED`.
+    """
+
+    def __init__(
+        self,
+        profile: HardwareProfile,
+        corrections: Corrections | None = None,
+        error: float | None = None,
+    ) -> None:
+        self._profile, self._corrections = profile, corrections
+        self._error = UNCALIBRATED if error is None else error
+
+    def predict(self, program: CompiledProgram) -> Latency:
+        """The latency of a call of a program."""
+        seconds = self.kernel_seconds(program.kernels, program.peak_memory)
+        pairs = list(zip(program.kernels, seconds, strict=True))
+        total = program_seconds(pairs, self._profile)
+        bounds = [bound(k, self._profile, program.peak_memory) for k in program.kernels]
+        compute = sum(k.count * b.compute for k, b in zip(program.kernels, bounds, strict=True))
+        memory = sum(k.count * b.memory for k, b in zip(program.kernels, bounds, strict=True))
+        starts = self._profile.call_overhead + sum(k.count for k in program.kernels) * (
+            self._profile.launch_overhead
+        )
+        whole = max(compute + memory + starts, 1e-30)
+        return Latency(
+            seconds=total,
+            low=total * math.exp(-_ONE_SIDED * self._error),
+            high=total * math.exp(_ONE_SIDED * self._error),
+            busiest=max(pairs, key=lambda p: p[0].count * p[1])[0].name if pairs else "",
+            limits={
+                "arithmetic": compute / whole,
+                "memory": memory / whole,
+                "launches": starts / whole,
+            },
+        )
+
+    def kernel_seconds(self, kernels: Sequence[Kernel], resident: float) -> list[float]:
+        """Seconds of one run of each kernel, without its launch.
+
+        Args:
+            kernels: of a program.
+            resident: bytes of all that it keeps.
+        """
+        found = [self._busy(kernel, resident) for kernel in kernels]
+        if self._corrections is None:
+            return found
+        groups: dict[str, list[int]] = {}
+        for index, kernel in enumerate(kernels):
+            groups.setdefault(group_of(kernel), []).append(index)
+        for group, members in groups.items():
+            points = np.stack([features(kernels[i], self._profile, resident) for i in members])
+            means, _ = self._corrections.predict(group, points)
+            for i, mean in zip(members, means, strict=True):
+                found[i] *= math.exp(mean)
+        return found
+
+    def _busy(self, kernel: Kernel, resident: float) -> float:
+        limits = bound(kernel, self._profile, resident)
+        if kernel.estimate is None:
+            return limits.busy
+        # The compiler scheduled its instructions; what it does not count is the far memory.
+        far = kernel.bytes - kernel.bytes_near
+        return max(kernel.estimate, far / self._profile.main_memory.bandwidth)
+
+
+def group_of(kernel: Kernel) -> str:
+    """Kernels that are corrected alike: of one kind and one library."""
+    return f"{kernel.kind} {kernel.library}"

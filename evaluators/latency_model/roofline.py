@@ -1,0 +1,198 @@
+"""How long a kernel takes on a device, from its data sheet alone.
+
+A roofline (Williams, Waterman, Patterson: Roofline, CACM 2009) a kernel, with what a data sheet
+knows beyond it: products are padded to the granularity of the unit that multiplies, their tiles
+fill the device's cores in waves, each array comes from the memory that holds it, and a short
+transfer does not reach the bandwidth (Little's law). Nothing here was fitted to networks.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass
+
+from paretax.evaluators.kernels import Kernel, Product
+from paretax.hardware_profiles import HardwareProfile
+
+_NEXT = {
+    "int4": "int8",
+    "int8": "bf16",
+    "fp8": "fp16",
+    "fp16": "bf16",
+    "bf16": "f32",
+    "tf32": "f32",
+}
+"""In which dtype a device multiplies that has no unit for one."""
+
+_TILES = ((256, 128), (128, 128), (128, 64), (64, 64), (64, 32), (32, 32), (16, 16))
+"""Of a product that one core works on, as libraries offer them."""
+
+_SPLITS = (1, 2, 4, 8, 16)
+"""Into how many parts a long sum may be split, to fill more cores."""
+
+TRANSCENDENTAL = 8
+"""Elementary operations of an exponential or a root, by polynomial or Newton steps."""
+
+LATENCY = {"cpu": 80e-9, "mobile": 120e-9, "gpu": 600e-9, "tpu": 500e-9, "npu": 100e-9}
+"""Seconds until the first byte from the farthest memory, by kind of device."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bound:
+    """What limits a kernel, all in seconds of one run.
+
+    Args:
+        compute: of its arithmetic.
+        memory: of what it moves.
+        launch: before it, or beside it.
+    """
+
+    compute: float
+    memory: float
+    launch: float
+
+    @property
+    def busy(self) -> float:
+        """Arithmetic and transfers, which overlap in part: the 1.5-norm of the two.
+
+        Between no overlap (their sum) and a perfect one (the larger of the two).
+        """
+        return float((self.compute**1.5 + self.memory**1.5) ** (1 / 1.5))
+
+
+def bound(kernel: Kernel, profile: HardwareProfile, resident: float) -> Bound:
+    """The limits of a kernel on a device.
+
+    Args:
+        kernel: what runs.
+        profile: of the device.
+        resident: bytes of all that the program keeps, which decides where its weights lie
+            between two calls.
+    """
+    products = sum(product_seconds(p, kernel.dtype, profile) for p in kernel.products)
+    plain = kernel.operations + (TRANSCENDENTAL - 1) * kernel.transcendentals
+    occupied = _occupied(kernel, profile)
+    vector = plain / (vector_rate(profile) * occupied)
+    return Bound(
+        compute=products + vector,
+        memory=_memory(kernel, profile, resident),
+        launch=profile.launch_overhead,
+    )
+
+
+def vector_rate(profile: HardwareProfile) -> float:
+    """Elementwise operations a second."""
+    return profile.vector or profile.peak["f32"]
+
+
+def peak(dtype: str, profile: HardwareProfile) -> float:
+    """Operations a second of products of this dtype, or of the next one that the device has.
+
+    float32 products run in the dtype that XLA takes for them at its default precision.
+    """
+    if dtype == "f32":
+        return profile.peak[profile.f32_products]
+    if dtype == "f64":
+        return profile.peak["f32"] / 2
+    while dtype not in profile.peak:
+        if dtype not in _NEXT:  # 32-bit whole numbers, which no matrix unit multiplies
+            return vector_rate(profile)
+        dtype = _NEXT[dtype]
+    return profile.peak[dtype]
+
+
+def product_seconds(product: Product, dtype: str, profile: HardwareProfile) -> float:
+    """A product on the matrix unit, or, where padding would cost more, on the vector unit."""
+    on_vectors = product.flops / vector_rate(profile)
+    matrix = min(
+        _tiled(product, tile, split, profile) for tile in _tiles(profile) for split in _SPLITS
+    )
+    return min(on_vectors, matrix / peak(dtype, profile))
+
+
+def _tiles(profile: HardwareProfile) -> tuple[tuple[int, int], ...]:
+    """Those of a library; a single core has nothing to share, so its tile is its granularity."""
+    grain = profile.granularity
+    return _TILES if profile.units > 1 else ((grain.m, grain.n),)
+
+
+def _tiled(product: Product, tile: tuple[int, int], split: int, profile: HardwareProfile) -> float:
+    """Operations for which the device is busy: padded to tiles, in waves over its cores.
+
+    A core works through a tile at its share of the peak, less what small tiles lose to moving
+    their operands: a tile of m x n does m n operations for each m + n numbers that it loads.
+    """
+    grain = profile.granularity
+    rows, columns = max(tile[0], grain.m), max(tile[1], grain.n)
+    k = _up(product.k, grain.k * split)
+    tiles = product.groups * -(-product.m // rows) * -(-product.n // columns) * split
+    waves = -(-tiles // profile.units)
+    operations = 2.0 * rows * columns * (k / split)
+    if profile.units == 1:
+        return waves * operations
+    balance = grain.m * grain.n / (grain.m + grain.n)
+    intensity = rows * columns / (rows + columns)
+    return waves * operations * profile.units * (1 + balance / intensity)
+
+
+def _up(length: int, grain: int) -> int:
+    return -(-length // grain) * grain
+
+
+def _occupied(kernel: Kernel, profile: HardwareProfile) -> float:
+    """The share of the vector units that an elementwise kernel can fill."""
+    lanes = profile.units * profile.vector_bytes / 4
+    work = max(kernel.operations, 1)
+    return min(1.0, max(work / (4 * lanes), 1 / profile.units))
+
+
+def _memory(kernel: Kernel, profile: HardwareProfile, resident: float) -> float:
+    """Seconds of moving: what was given lies where the whole program fits, the rest nearer."""
+    far = max(0, kernel.bytes - kernel.bytes_near)
+    given = min(kernel.bytes_arguments, far)
+    passed = far - given
+    seconds = given / _bandwidth(profile, resident)
+    seconds += passed / _bandwidth(profile, min(resident, 2.0 * kernel.bytes))
+    seconds += kernel.bytes_near / profile.memories[0].bandwidth
+    reach = LATENCY[profile.kind] if profile.kind in ("gpu", "tpu", "npu") else 0.0
+    return seconds + (reach if far else 0.0)
+
+
+def _bandwidth(profile: HardwareProfile, size: float) -> float:
+    """Of the memory that holds a working set; between two, the share of each counts.
+
+    A set that is larger than a cache loses it gradually: up to twice the cache's size part of it
+    is still found there.
+    """
+    levels = profile.memories
+    for near, far in itertools.pairwise(levels):
+        if size <= near.size:
+            return near.bandwidth
+        if size < 2 * near.size:
+            missed = (size - near.size) / near.size
+            return 1 / ((1 - missed) / near.bandwidth + missed / far.bandwidth)
+    return levels[-1].bandwidth
+
+
+def program_seconds(kernels: list[tuple[Kernel, float]], profile: HardwareProfile) -> float:
+    """A call: its kernels, one after another, and the calling.
+
+    On a GPU the host queues kernels ahead, so that a long kernel hides the launch of the next; on
+    a CPU each waits for the one before. Copies that the compiler set beside the kernels hide
+    behind them as far as they are shorter.
+
+    Args:
+        kernels: each with the seconds of one run, without the launch.
+        profile: of the device.
+    """
+    launch = profile.launch_overhead
+    serial = beside = 0.0
+    for kernel, seconds in kernels:
+        if kernel.overlapped:
+            beside += kernel.count * seconds
+        elif profile.kind == "gpu":
+            serial += kernel.count * math.hypot(seconds, launch)
+        else:
+            serial += kernel.count * (seconds + launch)
+    return profile.call_overhead + max(serial, beside)
