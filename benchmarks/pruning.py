@@ -15,9 +15,8 @@ from typing import Any
 import numpy as np
 from reporting import arguments, finish, show
 
-from paretax.evaluators import AccuracyEvaluator, Workbench
-from paretax.evaluators.cpu import CpuEvaluator
-from paretax.hardware_profiles import load_profile
+from paretax.evaluators import AccuracyEvaluator, Target, Workbench
+from paretax.evaluators.measured import MeasuredEvaluator
 from paretax.tasks import load_task
 
 WIDTHS = (8, 16, 32, 64)
@@ -39,7 +38,7 @@ def latencies(bench: Workbench, channels: int, batch: int, repeats: int) -> dict
     found: dict[str, list[float]] = {}
     for _ in range(repeats):
         for name, candidate in candidates.items():
-            evaluator = CpuEvaluator(bench, load_profile("cpu"), batch)
+            evaluator = MeasuredEvaluator(bench, Target.of("cpu", batch))
             measured = evaluator.evaluate(candidate, 0).measurements
             found.setdefault(name, []).append(measured[0].value)
     return {name: min(values) for name, values in found.items()}

@@ -9,6 +9,7 @@ from paretax.evaluators.objectives import (
     objective_names,
     worst_violation,
 )
+from paretax.evaluators.targets import Target
 from paretax.evaluators.teacher import Lesson
 from paretax.evaluators.training import Axis
 from paretax.evaluators.workbench import Deployed, Prepared, Workbench
@@ -26,6 +27,7 @@ __all__ = [
     "Prepared",
     "Provenance",
     "Reason",
+    "Target",
     "Workbench",
     "cost_evaluators",
     "make_objectives",

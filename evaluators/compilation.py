@@ -10,28 +10,28 @@ from typing import Any
 
 import jax
 
+from paretax.evaluators.compilers.program import CompiledProgram
+from paretax.evaluators.compilers.xla import describe
 from paretax.evaluators.workbench import Deployed, Workbench
 from paretax.hardware_profiles import HardwareProfile
 from paretax.spaces.compression import deploy
 
 
 @dataclass(frozen=True, kw_only=True)
-class CompiledProgram:
-    """A program that XLA compiled.
+class LoadedProgram:
+    """A program that XLA compiled for a device of this machine.
 
     Args:
         fingerprint: SHA-256 of the target and the program's StableHLO; equal programs, equal costs.
         executable: what runs it: (arrays, inputs) -> outputs.
         arrays: shapes of its arrays.
-        peak_memory: bytes that it needs at once: arrays, inputs, outputs and temporaries.
-        seconds: of compiling.
+        described: its kernels and memory.
     """
 
     fingerprint: str
     executable: Any
     arrays: Mapping[str, jax.ShapeDtypeStruct]
-    peak_memory: int
-    seconds: float
+    described: CompiledProgram
 
 
 def deployed_program(model: Deployed) -> Any:
@@ -44,32 +44,28 @@ class LoweredProgram:
     """A program before compilation; cheap to make.
 
     Args:
-        fingerprint: see `CompiledProgram`.
+        fingerprint: see `LoadedProgram`.
+        platform: that it is lowered for.
         lowered: JAX's stage.
         arrays: shapes of its arrays.
     """
 
     fingerprint: str
+    platform: str
     lowered: Any
     arrays: Mapping[str, jax.ShapeDtypeStruct]
 
-    def compile(self) -> CompiledProgram:
+    def compile(self) -> LoadedProgram:
         """Have XLA compile it."""
         start = time.perf_counter()
         executable = self.lowered.compile()
-        memory = executable.memory_analysis()
-        peak = (
-            memory.argument_size_in_bytes
-            + memory.output_size_in_bytes
-            + memory.temp_size_in_bytes
-            - memory.alias_size_in_bytes
-        )
-        return CompiledProgram(
+        seconds = time.perf_counter() - start
+        settings = {"platform": self.platform}
+        return LoadedProgram(
             fingerprint=self.fingerprint,
             executable=executable,
             arrays=self.arrays,
-            peak_memory=int(peak),
-            seconds=time.perf_counter() - start,
+            described=describe(executable, settings, self.fingerprint, seconds),
         )
 
 
@@ -85,6 +81,7 @@ def lower_for(
     text = f"{profile.name}\n{lowered.as_text()}"
     return LoweredProgram(
         fingerprint=hashlib.sha256(text.encode()).hexdigest()[:16],
+        platform=profile.platform,
         lowered=lowered,
         arrays=arrays,
     )

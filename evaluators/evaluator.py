@@ -6,11 +6,11 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 from paretax.evaluators.accuracy import AccuracyEvaluator
-from paretax.evaluators.cpu import CpuEvaluator
+from paretax.evaluators.measured import MEASURED, MeasuredEvaluator
 from paretax.evaluators.measurement import Evaluation, Measurement
 from paretax.evaluators.size import SizeEvaluator
+from paretax.evaluators.targets import Target, TargetsEvaluator
 from paretax.evaluators.workbench import Workbench
-from paretax.hardware_profiles import load_profile
 
 
 class Evaluator(Protocol):
@@ -30,7 +30,7 @@ class Evaluator(Protocol):
 
 def cost_evaluators(
     bench: Workbench,
-    targets: Sequence[tuple[str, int]],
+    targets: Sequence[Target],
     wanted: Collection[str],
     known: Iterable[Measurement] = (),
 ) -> list[Evaluator]:
@@ -38,14 +38,21 @@ def cost_evaluators(
 
     Args:
         bench: the task.
-        targets: names of profiles, each with a batch size.
+        targets: the devices.
         wanted: names of objectives; size is always counted.
         known: measurements of earlier runs.
+
+    Raises:
+        UsageError: a device that is to be measured is not there.
     """
     known = list(known)
     found: list[Evaluator] = [SizeEvaluator(bench)]
-    if set(wanted) & set(CpuEvaluator.provides):
-        found += [CpuEvaluator(bench, load_profile(name), batch, known) for name, batch in targets]
+    if not set(wanted) & set(MEASURED):
+        return found
+    elsewhere = [t for t in targets if not t.measure]
+    if elsewhere:
+        found.append(TargetsEvaluator(bench, elsewhere, wanted))
+    found += [MeasuredEvaluator(bench, t, wanted, known) for t in targets if t.measure]
     return found
 
 

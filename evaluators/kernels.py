@@ -47,6 +47,12 @@ class Kernel:
         operations: elementwise and summing arithmetic beside the products; a transcendental
             function counts as one here.
         transcendentals: exponentials, logarithms, roots and the like among them.
+        converted: elements whose dtype changes.
+        divided: divisions and remainders among the operations.
+        summed: elements that reductions and windows take in.
+        permuted: elements whose order changes: transposes, copies to another layout, reversals.
+        indexed: elements that are picked or placed: gathers, scatters, slices, pads, joins.
+        spread: elements that broadcasts make.
         bytes_read: of its operands, as far as it reads them, padding of the layout included.
         bytes_written: of its results, likewise.
         bytes_arguments: of those read, what the caller gave: weights and inputs.
@@ -63,6 +69,12 @@ class Kernel:
     products: tuple[Product, ...] = ()
     operations: int = 0
     transcendentals: int = 0
+    converted: int = 0
+    divided: int = 0
+    summed: int = 0
+    permuted: int = 0
+    indexed: int = 0
+    spread: int = 0
     bytes_read: int = 0
     bytes_written: int = 0
     bytes_arguments: int = 0

@@ -77,16 +77,32 @@ class Objective:
 @dataclass(frozen=True, kw_only=True)
 class _Quantity:
     unit: str
-    on_target: bool
+    on_target: bool = True
+    direction: Direction = "minimize"
 
 
 _COSTS = {
-    "latency": _Quantity(unit="us", on_target=True),
-    "memory": _Quantity(unit="bytes", on_target=True),
+    "latency": _Quantity(unit="us"),
+    "latency_p99": _Quantity(unit="us"),
+    "throughput": _Quantity(unit="examples/s", direction="maximize"),
+    "memory": _Quantity(unit="bytes"),
+    "energy": _Quantity(unit="mJ"),
+    "price": _Quantity(unit="USD/1M"),
+    "co2": _Quantity(unit="g/1M"),
+    "area": _Quantity(unit="mm2"),
     "size": _Quantity(unit="bytes", on_target=False),
 }
 COST_NAMES = tuple(_COSTS)
-"""What can be asked of a candidate besides the metric; to be minimised, known before training."""
+"""What can be asked of a candidate besides the metric; known before training.
+
+`latency` is the median of a call, `latency_p99` its 99th percentile, where it is measured; energy
+is that of one example, price and CO2 those of a million; area is that of an accelerator.
+"""
+
+
+def unit_of(name: str) -> str:
+    """The unit of a cost."""
+    return _COSTS[name].unit
 
 
 def objective_names(metric: Metric) -> tuple[str, ...]:
@@ -99,9 +115,22 @@ def make_objectives(
 ) -> list[Objective]:
     """The objectives of one name: one a target, or one in all.
 
+    Args:
+        name: of the quantity; "latency@cpu" is that of one target.
+        metric: of the task.
+        targets: names of the profiles.
+        limit: see `Objective`.
+
     Raises:
         UsageError: nobody evaluates that name, or the limit is not finite.
     """
+    name, at, only = name.partition("@")
+    if at:
+        if only not in targets:
+            raise unknown("target", only, targets, f"the objective '{name}@{only}'")
+        if name == metric.name or (name in _COSTS and not _COSTS[name].on_target):
+            raise UsageError(f"{name!r} is the same on every target: write it without @{only}")
+        targets = [only]
     if limit is not None and not math.isfinite(limit):
         raise UsageError(f"the limit of {name!r} must be a finite number, got {limit}")
     if metric.name in _COSTS:
@@ -126,7 +155,7 @@ def make_objectives(
         Objective(
             name=name,
             unit=quantity.unit,
-            direction="minimize",
+            direction=quantity.direction,
             target=target,
             known_before_training=True,
             limit=limit,

@@ -130,6 +130,22 @@ class Granularity(_Sheet):
     k: int = Field(default=1, gt=0)
 
 
+class Calibration(_Sheet):
+    """What measuring programs on the device itself taught."""
+
+    corrections: str
+    """File of the learned corrections, beside this profile."""
+    processor: str
+    """Fingerprint of the machine that was measured."""
+    error: float = Field(gt=0, allow_inf_nan=False)
+    """Standard deviation of the logarithm of measured / modelled latency, of programs that the
+    corrections were not fitted on."""
+    median_error: float = Field(ge=0, allow_inf_nan=False)
+    """Median of |modelled / measured - 1| of these programs."""
+    programs: int = Field(gt=0)
+    """That were measured."""
+
+
 class HardwareProfile(_Sheet):
     """What is known of a device. All figures are of the whole device, in SI base units."""
 
@@ -168,6 +184,8 @@ class HardwareProfile(_Sheet):
     """Of an operation, by dtype, in joules."""
     price: Price | None = None
     """In USD an hour; None: it is not rented out."""
+    calibration: Calibration | None = None
+    """None: nobody calibrated it, and the data sheet stands alone."""
     sources: tuple[str, ...] = Field(min_length=1)
     """Where the figures are from, and which of them are estimates."""
 
@@ -329,4 +347,9 @@ def load_profile(name: str) -> HardwareProfile:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())
         raise UsageError(f"{str(file)!r} is not YAML: {reason}") from None
-    return parse_profile(plain, f"profile {name!r}")
+    profile = parse_profile(plain, f"profile {name!r}")
+    if profile.calibration is None:
+        return profile
+    beside = str(file.parent / profile.calibration.corrections)
+    known = profile.calibration.model_copy(update={"corrections": beside})
+    return profile.model_copy(update={"calibration": known})

@@ -13,7 +13,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from paretax.errors import UsageError, unknown
-from paretax.evaluators import Axis, Objective, make_objectives
+from paretax.evaluators import Axis, Objective, Target, make_objectives
+from paretax.evaluators.costs import GRID
 from paretax.hardware_profiles import load_profile
 from paretax.search.samplers import SAMPLERS
 from paretax.spaces import Space, parse_space
@@ -32,6 +33,12 @@ class TargetConfig(_Part):
 
     batch: int = Field(default=1, ge=1)
     """Examples in one call of the program that is scored."""
+
+    measure: bool | None = None
+    """Whether programs are run on the device; None: on this machine's CPU only."""
+
+    grid: float = Field(default=GRID, ge=0, allow_inf_nan=False)
+    """Grams of CO2 equivalent a kilowatt-hour where the device stands."""
 
 
 class BudgetConfig(_Part):
@@ -158,6 +165,16 @@ class SearchConfig(_Part):
         if self.executor == "inline":
             return 1
         return self.workers or min(8, os.cpu_count() or 1)
+
+    def make_targets(self) -> tuple[Target, ...]:
+        """The devices, with their profiles.
+
+        Raises:
+            UsageError: one that does not exist, or whose compiler is not installed.
+        """
+        return tuple(
+            Target.of(t.name, batch=t.batch, grid=t.grid, measure=t.measure) for t in self.targets
+        )
 
     def make_objectives(self, metric: Metric) -> tuple[Objective, ...]:
         """The objectives, each with its limit.

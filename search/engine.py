@@ -76,7 +76,7 @@ def run_search(
     spec = WorkerSpec(
         task=plan.config.task,
         search_path=tuple(map(str, plan.search_path)),
-        targets=tuple((t.name, t.batch) for t in plan.config.targets),
+        targets=plan.config.make_targets(),
         wanted=tuple({o.name for o in (*plan.objectives, *plan.limits)}),
         known=tuple(m for t in before.trials for m in t.measurements if m.target)
         if before is not None

@@ -21,6 +21,7 @@ from paretax.evaluators import (
     Lesson,
     Measurement,
     Reason,
+    Target,
     Workbench,
     cost_evaluators,
 )
@@ -35,7 +36,7 @@ class WorkerSpec:
     Args:
         task: name of the task.
         search_path: folders to import it from.
-        targets: names of profiles, each with a batch size.
+        targets: the devices.
         wanted: names of the objectives that are asked for.
         known: measurements of programs that need not be measured again.
         lesson: what the teacher says; None where there is none.
@@ -45,7 +46,7 @@ class WorkerSpec:
 
     task: str
     search_path: tuple[str, ...]
-    targets: tuple[tuple[str, int], ...]
+    targets: tuple[Target, ...]
     wanted: tuple[str, ...]
     known: tuple[Measurement, ...] = field(default=())
     lesson: Lesson | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
@@ -34,6 +35,14 @@ _TRANSCENDENTAL = {
     "sine", "cosine", "sqrt", "rsqrt", "cbrt", "power", "atan2", "erf",
 }  # fmt: skip
 _SUMS = {"reduce", "reduce-window", "sort", "select-and-scatter", "topk"}
+_MIX: Mapping[str, str] = {
+    "convert": "converted", "copy": "permuted", "transpose": "permuted", "reverse": "permuted",
+    "gather": "indexed", "scatter": "indexed", "slice": "indexed", "dynamic-slice": "indexed",
+    "dynamic-update-slice": "indexed", "pad": "indexed", "concatenate": "indexed",
+    "broadcast": "spread",
+}  # fmt: skip
+"""What a movement counts as, in a `Kernel`."""
+
 _CALLS = {"call", "while", "conditional", "async-start"}
 _SLICES = {"slice", "dynamic-slice", "gather"}
 
@@ -84,6 +93,7 @@ class _Work:
     products: list[tuple[Product, str]] = field(default_factory=list)
     operations: int = 0
     transcendentals: int = 0
+    mix: Counter[str] = field(default_factory=Counter)
     sums: bool = False
     arithmetic: bool = False
 
@@ -110,6 +120,7 @@ def _kernel(
         products=tuple(p for p, _ in work.products),
         operations=work.operations,
         transcendentals=work.transcendentals,
+        **work.mix,
         bytes_read=sum(a.bytes for a in reads),
         bytes_written=sum(a.bytes for a in writes),
         bytes_arguments=given,
@@ -166,13 +177,19 @@ def _count(module: Module, computation: Computation, instruction: Instruction, w
             work.products.append(found)
     elif opcode in _SUMS:
         work.sums = True
-        work.operations += _summed(computation, instruction)
+        summed = _summed(computation, instruction)
+        work.operations += summed
+        work.mix["summed"] += summed
     elif opcode in _FREE or opcode in _MOVES:
+        if opcode in _MIX:
+            work.mix[_MIX[opcode]] += elements
         if opcode == "convert":
             work.operations += elements
     else:
         work.arithmetic = True
         work.operations += elements
+        if opcode in ("divide", "remainder"):
+            work.mix["divided"] += elements
         if opcode in _TRANSCENDENTAL:
             work.transcendentals += elements
 

@@ -68,6 +68,7 @@ def compile_iree(stablehlo: str, settings: Mapping[str, Any], fingerprint: str) 
         kernels=tuple(dispatches(flow)),
         peak_memory=arguments + results + _transient(stream),
         argument_bytes=arguments,
+        output_bytes=results,
         code_size=len(binary),
         estimate=None,
         seconds=seconds,

@@ -33,6 +33,7 @@ class CompiledProgram:
         kernels: what it runs in a call, in order.
         peak_memory: bytes that it needs at once: arguments, results and temporaries.
         argument_bytes: of the arguments among them, weights and inputs.
+        output_bytes: of the results among them.
         code_size: bytes of machine code; None: the compiler does not say.
         estimate: the compiler's own, of a whole call, in seconds; None: it makes none.
         seconds: that compiling took.
@@ -44,6 +45,7 @@ class CompiledProgram:
     kernels: tuple[Kernel, ...]
     peak_memory: int
     argument_bytes: int
+    output_bytes: int
     code_size: int | None
     estimate: float | None
     seconds: float
@@ -57,6 +59,7 @@ class CompiledProgram:
             "kernels": [k.to_json() for k in self.kernels],
             "peak_memory": self.peak_memory,
             "argument_bytes": self.argument_bytes,
+            "output_bytes": self.output_bytes,
             "code_size": self.code_size,
             "estimate": self.estimate,
             "seconds": self.seconds,

@@ -69,6 +69,7 @@ def describe(
             - memory.alias_size_in_bytes
         ),
         argument_bytes=int(memory.argument_size_in_bytes),
+        output_bytes=int(memory.output_size_in_bytes),
         code_size=int(memory.generated_code_size_in_bytes) or None,
         estimate=costs.get("optimal_seconds"),
         seconds=seconds,

@@ -5,50 +5,77 @@ from __future__ import annotations
 import numpy as np
 
 from paretax.evaluators.kernels import Kernel
-from paretax.evaluators.latency_model.roofline import bound, peak
+from paretax.evaluators.latency_model.roofline import Footprint, bound, peak, product_seconds
 from paretax.hardware_profiles import HardwareProfile
+
+_SHAPE = ("rows", "columns", "sum", "groups", "window", "sum of a position")
 
 NAMES = (
     "roofline seconds",
     "share of arithmetic",
-    "rows",
-    "columns",
-    "sum",
-    "groups",
-    "window",
+    *_SHAPE,
+    "products",
     "bytes read",
     "bytes written",
     "bytes given",
     "operations",
     "transcendentals",
+    "converted",
+    "divided",
+    "summed",
+    "permuted",
+    "indexed",
+    "spread",
     "resident",
+    "temporary",
     "peak of the dtype",
     "width of the dtype",
 )
-"""What the numbers are; all are logarithms to the base 2, but for the share."""
+"""What the numbers are; all are logarithms to the base 2, but for the share and the count of
+products. The shape is the mean of the kernel's products, weighted by their time."""
 
 _WIDTH = {"int4": 4, "int8": 8, "fp8": 8, "fp16": 16, "bf16": 16, "f64": 64}
 
 
-def features(kernel: Kernel, profile: HardwareProfile, resident: float) -> np.ndarray:
+def features(kernel: Kernel, profile: HardwareProfile, footprint: Footprint) -> np.ndarray:
     """The numbers of a kernel, float64 (len(NAMES),)."""
-    limits = bound(kernel, profile, resident)
-    largest = max(kernel.products, key=lambda p: p.flops, default=None)
-    shape = (1, 1, 1, 1, 1)
-    if largest is not None:
-        shape = (largest.m, largest.n, largest.k, largest.groups, largest.window)
+    limits = bound(kernel, profile, footprint)
     numbers = [
-        limits.busy * 1e9,
-        *shape,
         kernel.bytes_read,
         kernel.bytes_written,
         kernel.bytes_arguments,
         kernel.operations,
         kernel.transcendentals,
-        resident,
+        kernel.converted,
+        kernel.divided,
+        kernel.summed,
+        kernel.permuted,
+        kernel.indexed,
+        kernel.spread,
+        footprint.resident,
+        footprint.temporary,
         peak(kernel.dtype, profile) / 1e9,
         _WIDTH.get(kernel.dtype, 32),
     ]
-    logs = np.log2(np.maximum(np.asarray(numbers, np.float64), 0) + 1)
     share = limits.compute / max(limits.compute + limits.memory, 1e-30)
-    return np.concatenate([logs[:1], [8 * share], logs[1:]])
+    return np.concatenate(
+        [
+            _logs([limits.busy * 1e9]),
+            [8 * share],
+            _shape(kernel, profile),
+            [2.0 * len(kernel.products)],
+            _logs(numbers),
+        ]
+    )
+
+
+def _shape(kernel: Kernel, profile: HardwareProfile) -> np.ndarray:
+    if not kernel.products:
+        return np.zeros(len(_SHAPE))
+    rows = [_logs([p.m, p.n, p.k, p.groups, p.window, p.k / p.window]) for p in kernel.products]
+    times = [product_seconds(p, kernel.dtype, profile) for p in kernel.products]
+    return np.asarray(np.average(rows, axis=0, weights=np.maximum(times, 1e-30)))
+
+
+def _logs(numbers: list[float]) -> np.ndarray:
+    return np.asarray(np.log2(np.maximum(np.asarray(numbers, np.float64), 0) + 1))

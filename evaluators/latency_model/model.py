@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
 
 import numpy as np
 
@@ -12,7 +14,7 @@ from paretax.evaluators.compilers.program import CompiledProgram
 from paretax.evaluators.kernels import Kernel
 from paretax.evaluators.latency_model.corrections import Corrections
 from paretax.evaluators.latency_model.features import features
-from paretax.evaluators.latency_model.roofline import bound, program_seconds
+from paretax.evaluators.latency_model.roofline import Footprint, bound, program_seconds
 from paretax.hardware_profiles import HardwareProfile
 
 UNCALIBRATED = 0.45
@@ -60,12 +62,25 @@ class LatencyModel:
         self._profile, self._corrections = profile, corrections
         self._error = UNCALIBRATED if error is None else error
 
+    @classmethod
+    def of(cls, profile: HardwareProfile) -> Self:
+        """The model of a device, with what calibration learned of it.
+
+        Raises:
+            UsageError: the profile names corrections that cannot be read.
+        """
+        known = profile.calibration
+        if known is None:
+            return cls(profile)
+        return cls(profile, Corrections.load(Path(known.corrections)), known.error)
+
     def predict(self, program: CompiledProgram) -> Latency:
         """The latency of a call of a program."""
-        seconds = self.kernel_seconds(program.kernels, program.peak_memory)
+        footprint = footprint_of(program)
+        seconds = self.kernel_seconds(program.kernels, footprint)
         pairs = list(zip(program.kernels, seconds, strict=True))
         total = program_seconds(pairs, self._profile)
-        bounds = [bound(k, self._profile, program.peak_memory) for k in program.kernels]
+        bounds = [bound(k, self._profile, footprint) for k in program.kernels]
         compute = sum(k.count * b.compute for k, b in zip(program.kernels, bounds, strict=True))
         memory = sum(k.count * b.memory for k, b in zip(program.kernels, bounds, strict=True))
         starts = self._profile.call_overhead + sum(k.count for k in program.kernels) * (
@@ -84,33 +99,39 @@ class LatencyModel:
             },
         )
 
-    def kernel_seconds(self, kernels: Sequence[Kernel], resident: float) -> list[float]:
+    def kernel_seconds(self, kernels: Sequence[Kernel], footprint: Footprint) -> list[float]:
         """Seconds of one run of each kernel, without its launch.
 
         Args:
             kernels: of a program.
-            resident: bytes of all that it keeps.
+            footprint: of that program.
         """
-        found = [self._busy(kernel, resident) for kernel in kernels]
+        found = [self._busy(kernel, footprint) for kernel in kernels]
         if self._corrections is None:
             return found
         groups: dict[str, list[int]] = {}
         for index, kernel in enumerate(kernels):
             groups.setdefault(group_of(kernel), []).append(index)
         for group, members in groups.items():
-            points = np.stack([features(kernels[i], self._profile, resident) for i in members])
+            points = np.stack([features(kernels[i], self._profile, footprint) for i in members])
             means, _ = self._corrections.predict(group, points)
             for i, mean in zip(members, means, strict=True):
                 found[i] *= math.exp(mean)
         return found
 
-    def _busy(self, kernel: Kernel, resident: float) -> float:
-        limits = bound(kernel, self._profile, resident)
+    def _busy(self, kernel: Kernel, footprint: Footprint) -> float:
+        limits = bound(kernel, self._profile, footprint)
         if kernel.estimate is None:
             return limits.busy
         # The compiler scheduled its instructions; what it does not count is the far memory.
         far = kernel.bytes - kernel.bytes_near
         return max(kernel.estimate, far / self._profile.main_memory.bandwidth)
+
+
+def footprint_of(program: CompiledProgram) -> Footprint:
+    """What a program keeps in memory."""
+    kept = program.argument_bytes + program.output_bytes
+    return Footprint(resident=program.peak_memory, temporary=max(0, program.peak_memory - kept))
 
 
 def group_of(kernel: Kernel) -> str:

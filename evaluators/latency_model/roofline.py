@@ -39,6 +39,19 @@ LATENCY = {"cpu": 80e-9, "mobile": 120e-9, "gpu": 600e-9, "tpu": 500e-9, "npu": 
 
 
 @dataclass(frozen=True, kw_only=True)
+class Footprint:
+    """What a program keeps in memory.
+
+    Args:
+        resident: bytes of all of it, which decides where its weights lie between two calls.
+        temporary: bytes among them that exist during a call only.
+    """
+
+    resident: float
+    temporary: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Bound:
     """What limits a kernel, all in seconds of one run.
 
@@ -61,14 +74,13 @@ class Bound:
         return float((self.compute**1.5 + self.memory**1.5) ** (1 / 1.5))
 
 
-def bound(kernel: Kernel, profile: HardwareProfile, resident: float) -> Bound:
+def bound(kernel: Kernel, profile: HardwareProfile, footprint: Footprint) -> Bound:
     """The limits of a kernel on a device.
 
     Args:
         kernel: what runs.
         profile: of the device.
-        resident: bytes of all that the program keeps, which decides where its weights lie
-            between two calls.
+        footprint: of its program.
     """
     products = sum(product_seconds(p, kernel.dtype, profile) for p in kernel.products)
     plain = kernel.operations + (TRANSCENDENTAL - 1) * kernel.transcendentals
@@ -76,7 +88,7 @@ def bound(kernel: Kernel, profile: HardwareProfile, resident: float) -> Bound:
     vector = plain / (vector_rate(profile) * occupied)
     return Bound(
         compute=products + vector,
-        memory=_memory(kernel, profile, resident),
+        memory=_memory(kernel, profile, footprint.resident),
         launch=profile.launch_overhead,
     )
 

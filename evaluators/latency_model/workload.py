@@ -23,7 +23,7 @@ from paretax.spaces.sites import find_sites
 FORMS: tuple[dict[str, Any], ...] = ({}, {"precision": "bfloat16"}, {"quantize": True})
 """In which a program is deployed: float32, bfloat16, 8-bit integers."""
 
-LARGEST = 4e8
+LARGEST = 5e8
 """Multiplications of a program, at most."""
 
 _ACTIVATIONS: tuple[Callable[[jax.Array], jax.Array], ...] = (
@@ -49,6 +49,9 @@ class Sampled:
     function: Callable[..., Any]
     args: tuple[Any, ...]
 
+
+_KINDS = ("matrix", "image", "image", "sequence", "image", "matrix", "image", "image", "sequence")
+"""Of inputs, in turn; most are images, as convolutions differ most from each other."""
 
 _Layer = Callable[[dict[str, jax.Array], jax.Array], jax.Array]
 
@@ -94,7 +97,7 @@ def sample(seed: int, index: int) -> Sampled:
     for attempt in range(100):
         rng = np.random.default_rng([seed, index, attempt])
         chain = _Chain(rng)
-        kind = ("matrix", "matrix", "image", "image", "image", "sequence")[index % 6]
+        kind = _KINDS[index % len(_KINDS)]
         shape: tuple[int, ...] = (chain.size(1, 256), chain.size(4, 2048))
         if kind == "image":
             side = chain.size(4, 64)
@@ -156,8 +159,8 @@ def _grow(chain: _Chain, kind: str, shape: tuple[int, ...]) -> tuple[tuple[int, 
     makers = {
         "matrix": (_dense, _dense, _dense, _dense, _norm, _softmax, _elementwise),
         "image": (
-            _convolution, _convolution, _convolution, _depthwise, _pool, _norm, _elementwise,
-            _flatten, _global_mean,
+            _convolution, _convolution, _convolution, _convolution, _depthwise, _depthwise, _pool,
+            _norm, _elementwise, _flatten, _global_mean,
         ),
         "sequence": (_dense, _dense, _attention, _attention, _norm, _softmax, _mean, _swap),
     }[kind]  # fmt: skip

@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from paretax.cli import reading, scoring, searching
+from paretax.cli import profiling, reading, scoring, searching
 from paretax.errors import UsageError
 
 app = typer.Typer(
@@ -23,7 +23,7 @@ app.command()(reading.export)
 app.command()(reading.verify)
 app.command()(reading.reproduce)
 app.command()(scoring.score)
-app.add_typer(scoring.profiles, name="profiles")
+app.add_typer(profiling.profiles, name="profiles")
 
 
 def main() -> None:

@@ -1,11 +1,11 @@
-"""`paretax score` and `paretax profiles`."""
+"""`paretax score`: models on targets, in a table; no search."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,75 +13,167 @@ from paretax.cli.failing import failing_on
 from paretax.cli.searching import TableFormat
 from paretax.errors import UsageError
 
+if TYPE_CHECKING:
+    from paretax.evaluators import Evaluation, Measurement
+
 FormatOption = Annotated[TableFormat, typer.Option("--format", help="For people or for scripts.")]
 
-profiles = typer.Typer(help="The devices that candidates can be scored on.", no_args_is_help=True)
+
+class Precision(StrEnum):
+    """In which numbers a model is deployed."""
+
+    f32 = "f32"
+    bf16 = "bf16"
+    w8a8 = "w8a8"
+    w4a8 = "w4a8"
+
+
+_SETTINGS: dict[Precision, dict[str, Any]] = {
+    Precision.f32: {},
+    Precision.bf16: {"precision": "bfloat16"},
+    Precision.w8a8: {"quantize": True, "weight_bits": 8, "activation_bits": 8},
+    Precision.w4a8: {"quantize": True, "weight_bits": 4, "activation_bits": 8},
+}
 
 
 def score(
-    task: Annotated[str, typer.Argument(help="A built-in task, or module:attribute.")],
-    target: Annotated[list[str], typer.Option(help="A hardware profile; may be repeated.")],
+    tasks: Annotated[list[str], typer.Argument(help="Built-in tasks, or module:attribute.")],
+    target: Annotated[
+        list[str],
+        typer.Option(help="Hardware profiles, by name or path; repeated, or with commas between."),
+    ],
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", help="A parameter, such as width=32 or weight_bits=4."),
     ] = None,
+    precision: Annotated[
+        list[str] | None,
+        typer.Option(help="f32, bf16, w8a8, w4a8; repeated, or with commas between."),
+    ] = None,
     batch: Annotated[int, typer.Option(min=1, help="Examples in one call.")] = 1,
     form: FormatOption = TableFormat.table,
 ) -> None:
-    """Score one model on targets: size, latency and peak memory. Nothing is trained."""
+    """Score models on targets: latency, memory, energy, price, CO2, size. Nothing is trained."""
     from paretax.evaluators.runtime import apply_worker_environment
 
     apply_worker_environment()
-    from tabulate import tabulate
+    from paretax.evaluators import Target
 
-    from paretax.evaluators import Measurement
+    targets = tuple(Target.of(name, batch=batch) for name in _split(target))
+    chosen = dict(_setting(text) for text in settings or [])
+    forms = [_precision(text) for text in _split(precision or [])] or [None]
+    rows = [
+        (name, form_, _score(name, chosen | (_SETTINGS[form_] if form_ else {}), targets))
+        for name in tasks
+        for form_ in forms
+    ]
+    if form is TableFormat.json:
+        plain = [
+            {
+                "task": name,
+                "precision": form_,
+                "candidate": candidate,
+                "measurements": [m.to_json() for m in found.measurements],
+                "failure": found.failure.to_json() if found.failure else None,
+            }
+            for name, form_, (candidate, found) in rows
+        ]
+        print(json.dumps(plain[0] if len(plain) == 1 else plain, indent=2))
+    else:
+        for name, form_, (candidate, found) in rows:
+            _show(name, form_, candidate, found)
+    failed = [(n, e.failure) for n, _, (_, e) in rows if e.failure is not None]
+    if failed:
+        with failing_on(RuntimeError):
+            name, failure = failed[0]
+            assert failure is not None
+            raise RuntimeError(f"{name}: {failure.reason}: {failure.message}")
+
+
+def _score(
+    task: str, chosen: dict[str, Any], targets: tuple[Any, ...]
+) -> tuple[dict[str, Any], Evaluation]:
     from paretax.evaluators.objectives import COST_NAMES
-    from paretax.hardware_profiles import load_profile
     from paretax.search.worker import Worker, WorkerSpec
     from paretax.spaces import SETTINGS, check_space, parse_space
     from paretax.tasks import load_task
 
-    for name in target:
-        load_profile(name)
     loaded = load_task(task, [Path.cwd()])
-    chosen = dict(_setting(text) for text in settings or [])
     candidate: dict[str, Any] = dict(loaded.defaults) | chosen
     held = parse_space(candidate)
     check_space(held, SETTINGS, loaded.defaults, loaded.name)
-    spec = WorkerSpec(
-        task=task,
-        search_path=(str(Path.cwd()),),
-        targets=tuple((name, batch) for name in target),
-        wanted=COST_NAMES,
-    )
-    evaluation = Worker(spec).score(held.candidate(candidate), seed=0)
-    found: list[Measurement] = list(evaluation.measurements)
-    if form is TableFormat.json:
-        plain = {
-            "task": task,
-            "candidate": candidate,
-            "measurements": [m.to_json() for m in found],
-            "failure": evaluation.failure.to_json() if evaluation.failure else None,
-        }
-        print(json.dumps(plain, indent=2))
-    else:
-        rows = [
-            (
-                m.target or "any",
-                m.objective,
-                f"{m.value:g}",
-                "" if m.spread is None else f"{m.spread:.2g}",
-                m.unit,
-                str(m.provenance),
-            )
-            for m in found
-        ]
-        heads = ["target", "quantity", "value", "+-", "unit", "obtained"]
-        print(tabulate(rows, heads, tablefmt="simple", disable_numparse=True))
-        print(f"\n{task} with " + ", ".join(f"{k}={v}" for k, v in candidate.items()))
-    if evaluation.failure is not None:
-        with failing_on(RuntimeError):
-            raise RuntimeError(f"{evaluation.failure.reason}: {evaluation.failure.message}")
+    spec = WorkerSpec(task=task, search_path=(str(Path.cwd()),), targets=targets, wanted=COST_NAMES)
+    return candidate, Worker(spec).score(held.candidate(candidate), seed=0)
+
+
+_COLUMNS = {
+    "latency": "latency, us",
+    "throughput": "examples/s",
+    "memory": "memory, KiB",
+    "energy": "energy, mJ",
+    "price": "USD/1M",
+    "co2": "CO2, g/1M",
+}
+
+
+def _show(task: str, form: Precision | None, candidate: dict[str, Any], found: Evaluation) -> None:
+    """One row a target; a letter says how a number was obtained."""
+    from tabulate import tabulate
+
+    print(f"{task}{f' in {form}' if form else ''}: {_described(candidate)}")
+    by_target: dict[str, dict[str, Measurement]] = {}
+    for m in found.measurements:
+        by_target.setdefault(m.target or "", {})[m.objective] = m
+    size = by_target.pop("", {}).get("size")
+    rows = [
+        [target, *(_cell(values.get(name)) for name in _COLUMNS), _limited(values["latency"])]
+        for target, values in by_target.items()
+    ]
+    heads = ["target", *_COLUMNS.values(), "limited by"]
+    right = ("left", *["right"] * len(_COLUMNS), "left")
+    print(tabulate(rows, heads, tablefmt="simple", disable_numparse=True, colalign=right))
+    batch = next((m.detail["batch"] for m in found.measurements if "batch" in m.detail), 1)
+    if size is not None:
+        print(f"size {size.value / 1024:.1f} KiB ({size.provenance}), batch {batch}")
+    print("m measured, c compiled for the target, e estimated by the model (80% interval)\n")
+
+
+def _described(candidate: dict[str, Any]) -> str:
+    return ", ".join(f"{k}={v}" for k, v in candidate.items())
+
+
+_LETTERS = {"measured": "m", "compiled": "c", "modelled": "e"}
+
+
+def _cell(found: Measurement | None) -> str:
+    if found is None:
+        return "-"
+    value = found.value / 1024 if found.objective == "memory" else found.value
+    shown = f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
+    if found.objective == "latency" and "interval" in found.detail:
+        low, high = found.detail["interval"]
+        shown += f" ({low:.3g}-{high:.3g})"
+    return f"{shown} {_LETTERS[found.provenance]}"
+
+
+def _limited(latency: Measurement) -> str:
+    limits = latency.detail.get("limited_by", {})
+    if not limits:
+        return ""
+    name = max(limits, key=limits.__getitem__)
+    return f"{name} {100 * limits[name]:.0f}%"
+
+
+def _split(texts: list[str]) -> list[str]:
+    return [part for text in texts for part in text.split(",") if part]
+
+
+def _precision(text: str) -> Precision:
+    from paretax.errors import unknown
+
+    if text not in list(Precision):
+        raise unknown("precision", text, list(Precision))
+    return Precision(text)
 
 
 def _setting(text: str) -> tuple[str, Any]:
@@ -92,36 +184,3 @@ def _setting(text: str) -> tuple[str, Any]:
     if not isinstance(parsed, bool | int | float | str):
         raise UsageError(f"--set must be like width=32, got {text!r}")
     return name, parsed
-
-
-@profiles.command("list")
-def list_profiles(form: FormatOption = TableFormat.table) -> None:
-    """List the hardware profiles."""
-    from tabulate import tabulate
-
-    from paretax.hardware_profiles import load_profile, profile_names
-
-    found = [load_profile(name) for name in profile_names()]
-    if form is TableFormat.json:
-        print(json.dumps([asdict(p) for p in found], indent=2))
-        return
-    rows = [(p.name, p.mode, p.description) for p in found]
-    print(tabulate(rows, ["target", "scores are", "description"], tablefmt="simple"))
-
-
-@profiles.command()
-def show(
-    name: Annotated[str, typer.Argument(help="Of a profile.")],
-    form: FormatOption = TableFormat.table,
-) -> None:
-    """Show one hardware profile."""
-    import yaml
-
-    from paretax.hardware_profiles import load_profile
-
-    plain = asdict(load_profile(name))
-    plain["sources"] = list(plain["sources"])
-    if form is TableFormat.json:
-        print(json.dumps(plain, indent=2))
-    else:
-        print(yaml.safe_dump(plain, sort_keys=False).rstrip("\n"))

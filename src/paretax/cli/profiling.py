@@ -1,0 +1,58 @@
+"""`paretax profiles`: the devices that candidates are scored on."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+
+from paretax.cli.scoring import FormatOption
+from paretax.cli.searching import TableFormat
+
+profiles = typer.Typer(help="The devices that candidates can be scored on.", no_args_is_help=True)
+
+
+@profiles.command("list")
+def list_profiles(form: FormatOption = TableFormat.table) -> None:
+    """List the hardware profiles."""
+    from tabulate import tabulate
+
+    from paretax.hardware_profiles import load_profile, profile_names
+
+    found = [load_profile(name) for name in profile_names()]
+    if form is TableFormat.json:
+        print(json.dumps([p.model_dump(mode="json") for p in found], indent=2))
+        return
+    rows = [
+        (
+            p.name,
+            p.platform,
+            p.mode,
+            f"{max(p.peak.values()) / 1e12:.3g}",
+            f"{p.main_memory.bandwidth / 1e9:.4g}",
+            f"{p.main_memory.size / 2**30:.3g}",
+            "-" if p.price is None else f"{p.price:.2f}",
+            p.description,
+        )
+        for p in found
+    ]
+    heads = ["target", "compiler", "latency is", "Top/s", "GB/s", "GiB", "USD/h", "description"]
+    print(tabulate(rows, heads, tablefmt="simple", disable_numparse=True))
+
+
+@profiles.command()
+def show(
+    name: Annotated[str, typer.Argument(help="Of a profile, or the path of your own.")],
+    form: FormatOption = TableFormat.table,
+) -> None:
+    """Show one hardware profile, in SI base units."""
+    import yaml
+
+    from paretax.hardware_profiles import load_profile
+
+    plain = load_profile(name).model_dump(mode="json")
+    if form is TableFormat.json:
+        print(json.dumps(plain, indent=2))
+    else:
+        print(yaml.safe_dump(plain, sort_keys=False, width=100).rstrip("\n"))
