@@ -145,7 +145,7 @@ def _cnn(rng: np.random.Generator) -> _Made:
                 )
             )
             work += size**2 * (
-                kernel**2 * ins + ins * outs if separable else kernel**2 * ins * outs
+                20 * kernel**2 * ins + ins * outs if separable else kernel**2 * ins * outs
             )
             ins = outs
     flat = bool(rng.random() < 0.4)

@@ -9,7 +9,7 @@ from paretax.evaluators.objectives import (
     objective_names,
     worst_violation,
 )
-from paretax.evaluators.targets import Target
+from paretax.evaluators.target import Target
 from paretax.evaluators.teacher import Lesson
 from paretax.evaluators.training import Axis
 from paretax.evaluators.workbench import Deployed, Prepared, Workbench

@@ -7,7 +7,10 @@ from collections.abc import Iterable
 
 from paretax.evaluators.kernels import Kernel
 from paretax.evaluators.latency_model.roofline import TRANSCENDENTAL
+from paretax.evaluators.systolic import Array
+from paretax.evaluators.systolic_cost import area, moved
 from paretax.hardware_profiles import HardwareProfile
+from paretax.hardware_profiles.profile import Systolic
 
 GRID = 480.0
 """Grams of CO2 equivalent a kilowatt-hour: the world's mean in 2023 (Ember, Global Electricity
@@ -31,14 +34,23 @@ def joules(kernels: Iterable[Kernel], seconds: float, profile: HardwareProfile) 
     """
     spent = 0.0
     near, main = profile.memories[0], profile.main_memory
+    array = Array.of(profile) if isinstance(profile.compiler, Systolic) else None
     for kernel in kernels:
         plain = kernel.operations + (TRANSCENDENTAL - 1) * kernel.transcendentals
         products = sum(p.flops for p in kernel.products)
-        moved = (kernel.bytes - kernel.bytes_near) * (main.energy or 0.0)
-        moved += kernel.bytes_near * (near.energy or 0.0)
+        if array is not None and kernel.products:
+            of_bytes = sum(moved(p, array, profile) for p in kernel.products)
+        else:
+            of_bytes = (kernel.bytes - kernel.bytes_near) * (main.energy or 0.0)
+            of_bytes += kernel.bytes_near * (near.energy or 0.0)
         of_products = products * _energy(kernel.dtype, profile)
-        spent += kernel.count * (of_products + plain * profile.energy["f32"] + moved)
+        spent += kernel.count * (of_products + plain * profile.energy["f32"] + of_bytes)
     return min(spent + profile.power.idle * seconds, profile.power.peak * seconds)
+
+
+def square_millimetres(profile: HardwareProfile) -> float | None:
+    """Area of an accelerator that is designed; None: the device is bought, not designed."""
+    return area(profile) if isinstance(profile.compiler, Systolic) else None
 
 
 def _energy(dtype: str, profile: HardwareProfile) -> float:

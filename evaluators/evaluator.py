@@ -9,7 +9,8 @@ from paretax.evaluators.accuracy import AccuracyEvaluator
 from paretax.evaluators.measured import MEASURED, MeasuredEvaluator
 from paretax.evaluators.measurement import Evaluation, Measurement
 from paretax.evaluators.size import SizeEvaluator
-from paretax.evaluators.targets import Target, TargetsEvaluator
+from paretax.evaluators.target import Target
+from paretax.evaluators.targets import TargetsEvaluator
 from paretax.evaluators.workbench import Workbench
 
 

@@ -15,13 +15,14 @@ from paretax.evaluators.cache import LeastRecentlyUsed
 from paretax.evaluators.compilation import LoadedProgram, LoweredProgram, lower_for
 from paretax.evaluators.measurement import Evaluation, Measurement, Provenance
 from paretax.evaluators.objectives import unit_of
-from paretax.evaluators.targets import ALWAYS, MODELLED, Target, derived, memory_of
+from paretax.evaluators.target import ALWAYS, MODELLED, Target
+from paretax.evaluators.targets import derived, memory_of
 from paretax.evaluators.timing import CONFIDENCE, Timing, time_calls
 from paretax.evaluators.workbench import Workbench
 from paretax.hardware_profiles import HardwareProfile
 
 MEASURED = (*MODELLED, "latency_p99")
-"""What can be said of a device that is there."""
+"""What can be had of a device that is there."""
 
 _PLATFORMS = {"cpu": "cpu", "cuda": "gpu", "tpu": "tpu"}
 """Platform of a profile -> JAX's name of its devices."""
@@ -73,11 +74,7 @@ class MeasuredEvaluator:
         self._bench, self._target = bench, target
         self._device = device_of(target.profile)
         wanted = {*wanted, *ALWAYS}
-        self.provides = tuple(
-            name
-            for name in MEASURED
-            if name in wanted and (name != "price" or target.profile.price is not None)
-        )
+        self.provides = tuple(name for name in target.provides if name in wanted)
         self._lowered: LeastRecentlyUsed[LoweredProgram] = LeastRecentlyUsed(64)
         self._known: dict[str, dict[str, Measurement]] = {}
         for m in known:

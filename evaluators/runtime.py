@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import platform
-import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+from paretax.hardware_profiles.machine import processor, processor_fingerprint
 
 SINGLE_THREAD = "--xla_cpu_multi_thread_eigen=false"
 
@@ -71,12 +71,6 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "paretax"
 
 
-def processor_fingerprint() -> str:
-    """Of this processor, as programs for another may not run on it."""
-    about = "\n".join([platform.machine(), _processor(), _cpuinfo("flags"), platform.system()])
-    return hashlib.sha256(about.encode()).hexdigest()[:16]
-
-
 def versions() -> dict[str, str]:
     """The versions of Python and of the packages that numbers depend on."""
     found = {"python": platform.python_version()}
@@ -91,23 +85,9 @@ def versions() -> dict[str, str]:
 def machine() -> dict[str, Any]:
     """What this machine is: processor, cores, system, XLA's flags."""
     return {
-        "processor": _processor(),
+        "processor": processor(),
         "cores": os.cpu_count(),
         "system": f"{platform.system()} {platform.release()}",
         "architecture": platform.machine(),
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
     }
-
-
-def _processor() -> str:
-    return _cpuinfo("model name") or platform.processor() or platform.machine()
-
-
-def _cpuinfo(key: str) -> str:
-    """What Linux says of the first processor; "" where it says nothing."""
-    cpuinfo = Path("/proc/cpuinfo")
-    if sys.platform == "linux" and cpuinfo.exists():
-        for line in cpuinfo.read_text().splitlines():
-            if line.startswith(key):
-                return line.partition(":")[2].strip()
-    return ""

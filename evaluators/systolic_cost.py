@@ -29,8 +29,14 @@ def energy(product: Product, array: Array, profile: HardwareProfile) -> float:
             f"`energy` of profile {profile.name!r} must give that of the array's dtype "
             f"{array.dtype}, got {', '.join(profile.energy)}: add it"
         )
-    taken = cycles(product, array)
-    moved = 0.0
+    arithmetic = product.flops * profile.energy[array.dtype]
+    idle = profile.power.idle * cycles(product, array).seconds
+    return arithmetic + moved(product, array, profile) + idle
+
+
+def moved(product: Product, array: Array, profile: HardwareProfile) -> float:
+    """The part of `energy` that moving data takes, in joules."""
+    taken, spent = cycles(product, array), 0.0
     for level, memory in enumerate(profile.memories):
         if memory.energy is None:
             raise UsageError(
@@ -40,9 +46,8 @@ def energy(product: Product, array: Array, profile: HardwareProfile) -> float:
         # What comes from DRAM or goes there is read or written once in every memory on its way;
         # the nearest also serves the array.
         passed = taken.dram_bytes + (taken.sram_bytes if level == 0 else 0)
-        moved += passed * memory.energy
-    arithmetic = product.flops * profile.energy[array.dtype]
-    return arithmetic + moved + profile.power.idle * taken.seconds
+        spent += passed * memory.energy
+    return spent
 
 
 def area(profile: HardwareProfile) -> float | None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
 from paretax.evaluators.cache import LeastRecentlyUsed
+from paretax.evaluators.codesign import Design, design_of, designed
 from paretax.evaluators.compilation import deployed_program
 from paretax.evaluators.compilers import (
     CompiledProgram,
@@ -15,65 +16,18 @@ from paretax.evaluators.compilers import (
     Compiler,
     PortableProgram,
 )
-from paretax.evaluators.compilers.targets import target_settings
-from paretax.evaluators.costs import GRID, dollars_a_million, grams_a_million, joules
+from paretax.evaluators.costs import (
+    dollars_a_million,
+    grams_a_million,
+    joules,
+    square_millimetres,
+)
 from paretax.evaluators.latency_model.model import Latency, LatencyModel
 from paretax.evaluators.measurement import Evaluation, Failure, Measurement, Provenance, Reason
 from paretax.evaluators.objectives import unit_of
+from paretax.evaluators.target import ALWAYS, MODELLED, Target
 from paretax.evaluators.workbench import Workbench
-from paretax.hardware_profiles import HardwareProfile, load_profile
-
-
-@dataclass(frozen=True, kw_only=True)
-class Target:
-    """A device that candidates are scored on.
-
-    Args:
-        profile: what is known of it.
-        batch: examples in one call.
-        grid: grams of CO2 equivalent a kilowatt-hour where it stands.
-        measure: whether programs are run on it, which then must be there.
-        latency_model: of it.
-    """
-
-    profile: HardwareProfile
-    batch: int = 1
-    grid: float = GRID
-    measure: bool = False
-    latency_model: LatencyModel
-
-    @classmethod
-    def of(
-        cls, name: str, batch: int = 1, grid: float = GRID, measure: bool | None = None
-    ) -> Target:
-        """A target with what calibration learned of its device.
-
-        Args:
-            name: of its profile, or the path of one.
-            batch: see above.
-            grid: see above.
-            measure: see above; None: as the profile says.
-
-        Raises:
-            UsageError: the profile, or what was learned of it, cannot be read.
-            MissingExtraError: its compiler is not installed.
-        """
-        profile = load_profile(name)
-        target_settings(profile)
-        return cls(
-            profile=profile,
-            batch=batch,
-            grid=grid,
-            measure=profile.mode == "measured" if measure is None else measure,
-            latency_model=LatencyModel.of(profile),
-        )
-
-
-ALWAYS = ("latency", "memory")
-"""What is said of every target, asked for or not."""
-
-MODELLED = (*ALWAYS, "throughput", "energy", "price", "co2")
-"""What can be said of a device that is not there."""
+from paretax.hardware_profiles import HardwareProfile
 
 
 class TargetsEvaluator:
@@ -120,7 +74,7 @@ class TargetsEvaluator:
                     message = f"{target.profile.name}: {made}"
                     failure = failure or Failure(reason=Reason.COMPILE_ERROR, message=message)
                     continue
-                found += self._costs(target, made)
+                found += self._costs(target, made, design_of(target.profile, candidate))
                 failure = failure or _too_large(made, target.profile)
         return Evaluation(measurements=tuple(found), failure=failure)
 
@@ -134,15 +88,21 @@ class TargetsEvaluator:
 
         return self._programs.get((model.key, model.recipe.form, batch), trace)
 
-    def _costs(self, target: Target, program: CompiledProgram) -> tuple[Measurement, ...]:
-        key = (target.profile.name, target.batch, program.fingerprint)
+    def _costs(
+        self, target: Target, program: CompiledProgram, design: Design
+    ) -> tuple[Measurement, ...]:
+        key = (target.profile.name, target.batch, program.fingerprint, design)
 
         def make() -> tuple[Measurement, ...]:
             start = time.perf_counter()
-            latency = target.latency_model.predict(program)
+            own = target
+            if design:
+                profile = designed(target.profile, design)
+                own = replace(target, profile=profile, latency_model=LatencyModel(profile))
+            latency = own.latency_model.predict(program)
             return tuple(
                 m
-                for m in modelled(target, program, latency, time.perf_counter() - start)
+                for m in modelled(own, program, latency, time.perf_counter() - start)
                 if m.objective in self._wanted
             )
 
@@ -218,6 +178,7 @@ def derived(
         "energy": (energy / batch * 1e3, Provenance.MODELLED),
         "price": (dollars_a_million(seconds, batch, profile), provenance),
         "co2": (grams_a_million(energy, batch, target.grid), Provenance.MODELLED),
+        "area": (square_millimetres(profile), Provenance.MODELLED),
     }
     details: dict[str, dict[str, Any]] = {
         "co2": {"grid": target.grid},

@@ -16,7 +16,7 @@ import numpy as np
 
 _WARM_UP = 0.05  # seconds
 _SECONDS = 0.25  # of measuring, at most
-_REPEATS = (30, 2000)  # at least and at most
+_REPEATS = (15, 2000)  # at least and at most
 _PRECISION = 0.01  # half-width of the median's interval, as a share of the median
 _CHECK = 32  # repeats between two looks at the interval
 
@@ -58,7 +58,7 @@ class Timing:
 def time_calls(call: Callable[[], Any]) -> Timing:
     """Time a call, after a warm-up, until its median is known to 1%, or for a quarter of a second.
 
-    At least 30 and at most 2,000 repeats are taken; each waits for its result.
+    At least 15 and at most 2,000 repeats are taken; each waits for its result.
     """
     end = time.perf_counter() + _WARM_UP
     jax.block_until_ready(call())

@@ -11,6 +11,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, ValidationError, model_validator
 
 from paretax.errors import UsageError, unknown
+from paretax.hardware_profiles.machine import processor_fingerprint, user_profiles
 from paretax.hardware_profiles.quantities import (
     Area,
     Bandwidth,
@@ -172,6 +173,8 @@ class HardwareProfile(_Sheet):
     """Between two kernels of a program, in seconds."""
     call_overhead: Seconds
     """Of calling a program, in seconds."""
+    argument_overhead: Seconds = 0.0
+    """Of each array that a call passes, in seconds."""
     units: int = Field(gt=0)
     """Cores that share a kernel: streaming multiprocessors, tensor cores of a chip, CPU threads."""
     granularity: Granularity
@@ -327,8 +330,15 @@ def profile_names() -> tuple[str, ...]:
     return tuple(sorted(f.name.removesuffix(".yaml") for f in _FOLDER.glob("*.yaml")))
 
 
+def calibrated_path(name: str) -> Path:
+    """Where the calibration of this machine under a profile's name is kept."""
+    return user_profiles() / f"{name}-{processor_fingerprint()}.yaml"
+
+
 def load_profile(name: str) -> HardwareProfile:
     """A shipped profile by name, or a user's own by the path of its YAML file.
+
+    Where this machine was calibrated under a name, that profile stands for the shipped one.
 
     Raises:
         UsageError: there is none, or it is not well formed.
@@ -342,6 +352,8 @@ def load_profile(name: str) -> HardwareProfile:
     if own and not path.is_file():
         raise UsageError(f"there is no profile {name!r}: check the path")
     file = path if own else _FOLDER / f"{name}.yaml"
+    if not own and calibrated_path(name).is_file():
+        file = calibrated_path(name)
     try:
         plain = yaml.safe_load(file.read_text("utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -22,7 +22,6 @@ from paretax.evaluators import AccuracyEvaluator, Deployed, Workbench
 from paretax.evaluators.accuracy import final_masks, parts
 from paretax.evaluators.compilation import deployed_program
 from paretax.evaluators.runtime import machine, versions
-from paretax.hardware_profiles import load_profile
 from paretax.results import bundle as files
 from paretax.results.bundle import Bundle, checksum
 from paretax.results.restoring import trained_weights
@@ -94,7 +93,7 @@ def _write(
     if size != expected:
         raise ExportError(f"the weights take {size} bytes, and the search counted {expected:.0f}")
     save_file({n: np.asarray(a, order="C") for n, a in stored.items()}, folder / files.WEIGHTS)
-    program, batch = _program(model, bench, target)
+    program, batch = _program(model, bench, run.platform(target))
     (folder / files.PROGRAM).write_bytes(program.serialize())
     host = {name: np.asarray(a) for name, a in arrays.items()}
     test = bench.data.test
@@ -131,7 +130,8 @@ def _write(
             "examples": len(test),
         },
         "program": {
-            "platform": load_profile(target).platform,
+            "platform": run.platform(target),
+            "platforms": list(program.platforms),
             "inputs": [batch, *bench.data.train.inputs.shape[1:]],
             "dtype": str(bench.data.train.inputs.dtype),
             "outputs": [batch, *outputs.shape[1:]],
@@ -159,14 +159,18 @@ def _write(
     return manifest
 
 
-def _program(model: Deployed, bench: Workbench, target: str) -> tuple[jax_export.Exported, str]:
-    """The exported program, for any batch size (named "batch" in the shapes)."""
+def _program(model: Deployed, bench: Workbench, platform: str) -> tuple[jax_export.Exported, str]:
+    """The exported program, for any batch size (named "batch" in the shapes).
+
+    It is lowered for the CPU too, so that it can be verified where its device is not. Devices that
+    XLA does not compile for (ARM through IREE, a designed accelerator) take the CPU's StableHLO.
+    """
+    platforms = ("cpu", platform) if platform in ("cuda", "tpu") else ("cpu",)
     shapes = deployed_shapes(model.recipe, model.sites, model.params, model.state)
     example = bench.batch_shape(1)
     (batch,) = jax_export.symbolic_shape("batch")
     inputs = jax.ShapeDtypeStruct((batch, *example.shape[1:]), example.dtype)
-    platform = load_profile(target).platform
-    make = jax_export.export(deployed_program(model), platforms=(platform,))
+    make = jax_export.export(deployed_program(model), platforms=platforms)
     with _without_locations():
         return make(shapes, inputs), "batch"
 

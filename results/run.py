@@ -101,6 +101,10 @@ class Run:
             raise unknown("target", name, self.targets, f"run {str(self.folder)!r}")
         return name
 
+    def platform(self, target: str) -> str:
+        """Which compiler makes programs for a target."""
+        return str(self.header["profiles"][target]["compiler"]["platform"])
+
     def objectives(self, target: str) -> tuple[Objective, ...]:
         """The objectives that hold for a target."""
         plain = [Objective(**o) for o in self.header["objectives"]]

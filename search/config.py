@@ -31,6 +31,9 @@ class TargetConfig(_Part):
     name: str
     """Of a hardware profile."""
 
+    file: str | None = None
+    """Of the user's own profile; a `name` that is a path stands for it."""
+
     batch: int = Field(default=1, ge=1)
     """Examples in one call of the program that is scored."""
 
@@ -172,9 +175,16 @@ class SearchConfig(_Part):
         Raises:
             UsageError: one that does not exist, or whose compiler is not installed.
         """
-        return tuple(
-            Target.of(t.name, batch=t.batch, grid=t.grid, measure=t.measure) for t in self.targets
+        made = tuple(
+            Target.of(t.file or t.name, batch=t.batch, grid=t.grid, measure=t.measure)
+            for t in self.targets
         )
+        for name in (*self.objectives, *self.limits):
+            plain, _, only = name.partition("@")
+            for target in made:
+                if not only or target.profile.name == only:
+                    target.check([plain])
+        return made
 
     def make_objectives(self, metric: Metric) -> tuple[Objective, ...]:
         """The objectives, each with its limit.
@@ -205,7 +215,7 @@ class SearchConfig(_Part):
         """Refuse targets and samplers that do not exist."""
         seen: set[str] = set()
         for target in self.targets:
-            load_profile(target.name)
+            load_profile(target.file or target.name)
             if target.name in seen:
                 raise UsageError(f"a target must be named once, got {target.name!r} twice")
             seen.add(target.name)
@@ -229,8 +239,18 @@ def parse_config(plain: Any, where: str) -> SearchConfig:
         config = SearchConfig.model_validate(plain)
     except ValidationError as error:
         raise _readable(error, where) from None
+    targets = [_with_file(target) for target in config.targets]
+    config = config.model_copy(update={"targets": targets})
     config.check_names()
     return config
+
+
+def _with_file(target: TargetConfig) -> TargetConfig:
+    """A target that is named by the path of a profile, by the profile's name."""
+    if not target.name.endswith((".yaml", ".yml")):
+        return target
+    name = load_profile(target.name).name
+    return target.model_copy(update={"name": name, "file": target.name})
 
 
 def load_config(path: Path) -> SearchConfig:

@@ -76,7 +76,7 @@ def run_search(
     spec = WorkerSpec(
         task=plan.config.task,
         search_path=tuple(map(str, plan.search_path)),
-        targets=plan.config.make_targets(),
+        targets=plan.targets,
         wanted=tuple({o.name for o in (*plan.objectives, *plan.limits)}),
         known=tuple(m for t in before.trials for m in t.measurements if m.target)
         if before is not None
@@ -162,11 +162,16 @@ def _header(plan: Plan) -> dict[str, Any]:
         "time": time.time(),
         "config": plan.config.model_dump(mode="json"),
         "objectives": [o.to_json() for o in plan.objectives],
+        "profiles": _profiles(plan),
         "search_path": [str(p) for p in plan.search_path],
         "versions": versions(),
         "paretax": versions().get("paretax"),
         "machine": machine(),
     }
+
+
+def _profiles(plan: Plan) -> dict[str, Any]:
+    return {t.profile.name: t.profile.model_dump(mode="json") for t in plan.targets}
 
 
 _MUST_STAY = ("processor", "xla_flags", "jaxlib")  # what latencies and trained bits depend on
@@ -182,6 +187,12 @@ def _check_same(run: Run, plan: Plan) -> None:
                 f"the run {str(run.folder)!r} was measured with {key} {there.get(key)!r}, and here "
                 f"it is {here.get(key)!r}, so the figures would not compare: resume it there, or "
                 "start a new run"
+            )
+    for name, profile in _profiles(plan).items():
+        if run.header["profiles"].get(name) != profile:
+            raise UsageError(
+                f"the run {str(run.folder)!r} was scored with another profile of {name!r}, so the "
+                "figures would not compare: resume it with that profile, or start a new run"
             )
     now, then = plan.config.model_dump(mode="json"), run.header["config"]
     for key in now:

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from paretax.errors import UsageError
-from paretax.evaluators import Objective, Prepared, Workbench
+from paretax.evaluators import Objective, Prepared, Target, Workbench
 from paretax.evaluators.runtime import apply_worker_environment
 from paretax.results.teaching import Teacher, check_teacher, parse_teacher
 from paretax.search.config import SearchConfig
@@ -33,6 +33,7 @@ class Plan:
         space: parsed from it.
         objectives: what is traded off.
         limits: everything with a hard limit.
+        targets: the devices.
         sampler: proposes candidates.
         metric: name of the task's metric.
         search_path: folders from which the task is imported.
@@ -45,6 +46,7 @@ class Plan:
     space: Space
     objectives: tuple[Objective, ...]
     limits: tuple[Objective, ...]
+    targets: tuple[Target, ...]
     sampler: Sampler
     metric: str
     search_path: tuple[Path, ...]
@@ -66,6 +68,7 @@ def plan(config: SearchConfig, search_path: Sequence[Path] = ()) -> Plan:
     check_space(space, SETTINGS, task.defaults, task.name)
     objectives = config.make_objectives(task.metric)
     limits = config.make_limits(task.metric)
+    targets = config.make_targets()
     sampler = make_sampler(config.sampler.name, config.sampler.options)
     bench = Workbench(task)
     examples = len(bench.data.train)
@@ -91,6 +94,7 @@ def plan(config: SearchConfig, search_path: Sequence[Path] = ()) -> Plan:
         space=space,
         objectives=objectives,
         limits=limits,
+        targets=targets,
         sampler=sampler,
         metric=task.metric.name,
         search_path=folders,

@@ -2,6 +2,7 @@
 
 from paretax.spaces import (
     distillation,
+    hardware,
     preprocessing,
     pruning,
     quantization,
@@ -26,6 +27,7 @@ DIMENSIONS: dict[str, tuple[Setting, ...]] = {
     "quantization": quantization.SETTINGS,
     "distillation": distillation.SETTINGS,
     "schedule": schedule.SETTINGS,
+    "hardware": hardware.SETTINGS,
 }
 """What paretax itself varies, and the parameters of each."""
 

@@ -15,6 +15,7 @@ BUILT_IN: Mapping[str, str] = {
     "breast_cancer": "paretax.tasks.breast_cancer:task",
     "digits": "paretax.tasks.digits:task",
     "mnist5k": "paretax.tasks.mnist5k:task",
+    "mnist5k_vit": "paretax.tasks.mnist5k_vit:task",
     "penguins": "paretax.tasks.penguins:task",
 }
 

@@ -25,7 +25,7 @@ class Compiler:
     """
 
     def __init__(self, store: Store | None = None) -> None:
-        self._store = store or Store()
+        self.store = store or Store()
         self._known: LeastRecentlyUsed[CompiledProgram] = LeastRecentlyUsed(4096)
         self.compilations = 0
         """How often a compiler ran."""
@@ -48,12 +48,12 @@ class Compiler:
         key = settings_key(settings)
 
         def make() -> CompiledProgram:
-            kept = self._store.get(key, program.fingerprint, with_text)
+            kept = self.store.get(key, program.fingerprint, with_text)
             if kept is not None:
                 return kept
             self.compilations += 1
             made = _compile(settings, program)
-            self._store.put(key, made)
+            self.store.put(key, made)
             return made
 
         return self._known.get((key, program.fingerprint, with_text), make)

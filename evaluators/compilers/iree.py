@@ -66,9 +66,10 @@ def compile_iree(stablehlo: str, settings: Mapping[str, Any], fingerprint: str) 
     return CompiledProgram(
         fingerprint=fingerprint,
         kernels=tuple(dispatches(flow)),
-        peak_memory=arguments + results + _transient(stream),
-        argument_bytes=arguments,
+        peak_memory=sum(arguments) + results + _transient(stream),
+        argument_bytes=sum(arguments),
         output_bytes=results,
+        arguments=len(arguments),
         code_size=len(binary),
         estimate=None,
         seconds=seconds,
@@ -90,13 +91,13 @@ def _lengths(dims: str) -> list[int]:
     return [int(d) for d in dims.split("x") if d]
 
 
-def _signature(flow: str) -> tuple[int, int]:
-    """Bytes of the arguments and of the results of the whole program."""
+def _signature(flow: str) -> tuple[list[int], int]:
+    """Bytes of each argument, and of the results, of the whole program."""
     found = re.search(r'iree\.abi\.declaration = "sync func @\S+?\((.*?)\) -> \((.*?)\)"', flow)
     if found is None:
         raise CompileError("IREE's program has no declaration")
-    arguments, results = (sum(_bytes(*t) for t in _TENSOR.findall(found.group(i))) for i in (1, 2))
-    return arguments, results
+    arguments, results = ([_bytes(*t) for t in _TENSOR.findall(found.group(i))] for i in (1, 2))
+    return arguments, sum(results)
 
 
 def _transient(stream: str) -> int:

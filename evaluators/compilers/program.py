@@ -34,6 +34,7 @@ class CompiledProgram:
         peak_memory: bytes that it needs at once: arguments, results and temporaries.
         argument_bytes: of the arguments among them, weights and inputs.
         output_bytes: of the results among them.
+        arguments: how many arrays a call passes.
         code_size: bytes of machine code; None: the compiler does not say.
         estimate: the compiler's own, of a whole call, in seconds; None: it makes none.
         seconds: that compiling took.
@@ -46,6 +47,7 @@ class CompiledProgram:
     peak_memory: int
     argument_bytes: int
     output_bytes: int
+    arguments: int
     code_size: int | None
     estimate: float | None
     seconds: float
@@ -60,6 +62,7 @@ class CompiledProgram:
             "peak_memory": self.peak_memory,
             "argument_bytes": self.argument_bytes,
             "output_bytes": self.output_bytes,
+            "arguments": self.arguments,
             "code_size": self.code_size,
             "estimate": self.estimate,
             "seconds": self.seconds,

@@ -11,8 +11,8 @@ from importlib.util import find_spec
 from typing import Any
 
 from paretax.evaluators.compilers.program import MissingExtraError
-from paretax.evaluators.runtime import processor_fingerprint
 from paretax.hardware_profiles import HardwareProfile
+from paretax.hardware_profiles.machine import processor_fingerprint
 from paretax.hardware_profiles.profile import Cuda, Iree, Tpu
 
 _RELEASE = 9, 10, 0  # of cuDNN, by which XLA chooses kernels

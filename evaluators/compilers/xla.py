@@ -56,12 +56,13 @@ def describe(
         seconds: that compiling took.
     """
     text = compiled.as_text()
+    module = parse_module(text)
     memory = compiled.memory_analysis()
     costs = compiled.cost_analysis() or {}
     clock = settings.get("clock") if settings["platform"] == "tpu" else None
     return CompiledProgram(
         fingerprint=fingerprint,
-        kernels=tuple(kernels_of(parse_module(text), clock)),
+        kernels=tuple(kernels_of(module, clock)),
         peak_memory=int(
             memory.argument_size_in_bytes
             + memory.output_size_in_bytes
@@ -70,6 +71,7 @@ def describe(
         ),
         argument_bytes=int(memory.argument_size_in_bytes),
         output_bytes=int(memory.output_size_in_bytes),
+        arguments=sum(i.opcode == "parameter" for i in module.entry),
         code_size=int(memory.generated_code_size_in_bytes) or None,
         estimate=costs.get("optimal_seconds"),
         seconds=seconds,

@@ -14,7 +14,12 @@ from paretax.evaluators.compilers.program import CompiledProgram
 from paretax.evaluators.kernels import Kernel
 from paretax.evaluators.latency_model.corrections import Corrections
 from paretax.evaluators.latency_model.features import features
-from paretax.evaluators.latency_model.roofline import Footprint, bound, program_seconds
+from paretax.evaluators.latency_model.roofline import (
+    Footprint,
+    bound,
+    calling_seconds,
+    program_seconds,
+)
 from paretax.hardware_profiles import HardwareProfile
 
 UNCALIBRATED = 0.45
@@ -79,13 +84,12 @@ class LatencyModel:
         footprint = footprint_of(program)
         seconds = self.kernel_seconds(program.kernels, footprint)
         pairs = list(zip(program.kernels, seconds, strict=True))
-        total = program_seconds(pairs, self._profile)
+        total = program_seconds(pairs, program.arguments, self._profile)
         bounds = [bound(k, self._profile, footprint) for k in program.kernels]
         compute = sum(k.count * b.compute for k, b in zip(program.kernels, bounds, strict=True))
         memory = sum(k.count * b.memory for k, b in zip(program.kernels, bounds, strict=True))
-        starts = self._profile.call_overhead + sum(k.count for k in program.kernels) * (
-            self._profile.launch_overhead
-        )
+        starts = calling_seconds(program.arguments, self._profile)
+        starts += sum(k.count for k in program.kernels) * self._profile.launch_overhead
         whole = max(compute + memory + starts, 1e-30)
         return Latency(
             seconds=total,

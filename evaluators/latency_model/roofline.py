@@ -13,7 +13,9 @@ import math
 from dataclasses import dataclass
 
 from paretax.evaluators.kernels import Kernel, Product
+from paretax.evaluators.systolic import Array, cycles
 from paretax.hardware_profiles import HardwareProfile
+from paretax.hardware_profiles.profile import Systolic
 
 _NEXT = {
     "int4": "int8",
@@ -59,11 +61,13 @@ class Bound:
         compute: of its arithmetic.
         memory: of what it moves.
         launch: before it, or beside it.
+        apart: whether `memory` already is what the arithmetic does not hide.
     """
 
     compute: float
     memory: float
     launch: float
+    apart: bool = False
 
     @property
     def busy(self) -> float:
@@ -71,6 +75,8 @@ class Bound:
 
         Between no overlap (their sum) and a perfect one (the larger of the two).
         """
+        if self.apart:
+            return self.compute + self.memory
         return float((self.compute**1.5 + self.memory**1.5) ** (1 / 1.5))
 
 
@@ -82,6 +88,8 @@ def bound(kernel: Kernel, profile: HardwareProfile, footprint: Footprint) -> Bou
         profile: of the device.
         footprint: of its program.
     """
+    if isinstance(profile.compiler, Systolic) and kernel.products:
+        return _on_array(kernel, profile)
     products = sum(product_seconds(p, kernel.dtype, profile) for p in kernel.products)
     plain = kernel.operations + (TRANSCENDENTAL - 1) * kernel.transcendentals
     occupied = _occupied(kernel, profile)
@@ -90,6 +98,26 @@ def bound(kernel: Kernel, profile: HardwareProfile, footprint: Footprint) -> Bou
         compute=products + vector,
         memory=_memory(kernel, profile, footprint.resident),
         launch=profile.launch_overhead,
+    )
+
+
+def _on_array(kernel: Kernel, profile: HardwareProfile) -> Bound:
+    """Of a kernel with products on a systolic array, cycle by cycle, waiting for DRAM included.
+
+    A product in a dtype that the array does not multiply takes so many times longer as the
+    profile's rate for it is lower.
+    """
+    array = Array.of(profile)
+    slower = max(1.0, peak(array.dtype, profile) / peak(kernel.dtype, profile))
+    taken = [cycles(p, array) for p in kernel.products]
+    compute = slower * sum(c.compute for c in taken) / array.clock
+    stalls = sum(c.stalls for c in taken) / array.clock
+    plain = kernel.operations + (TRANSCENDENTAL - 1) * kernel.transcendentals
+    return Bound(
+        compute=compute + plain / vector_rate(profile),
+        memory=stalls,
+        launch=profile.launch_overhead,
+        apart=True,
     )
 
 
@@ -187,7 +215,9 @@ def _bandwidth(profile: HardwareProfile, size: float) -> float:
     return levels[-1].bandwidth
 
 
-def program_seconds(kernels: list[tuple[Kernel, float]], profile: HardwareProfile) -> float:
+def program_seconds(
+    kernels: list[tuple[Kernel, float]], arguments: int, profile: HardwareProfile
+) -> float:
     """A call: its kernels, one after another, and the calling.
 
     On a GPU the host queues kernels ahead, so that a long kernel hides the launch of the next; on
@@ -196,6 +226,7 @@ def program_seconds(kernels: list[tuple[Kernel, float]], profile: HardwareProfil
 
     Args:
         kernels: each with the seconds of one run, without the launch.
+        arguments: how many arrays a call passes.
         profile: of the device.
     """
     launch = profile.launch_overhead
@@ -207,4 +238,9 @@ def program_seconds(kernels: list[tuple[Kernel, float]], profile: HardwareProfil
             serial += kernel.count * math.hypot(seconds, launch)
         else:
             serial += kernel.count * (seconds + launch)
-    return profile.call_overhead + max(serial, beside)
+    return calling_seconds(arguments, profile) + max(serial, beside)
+
+
+def calling_seconds(arguments: int, profile: HardwareProfile) -> float:
+    """Of a call, before and after its kernels."""
+    return profile.call_overhead + arguments * profile.argument_overhead

@@ -100,8 +100,9 @@ def sample(seed: int, index: int) -> Sampled:
         kind = _KINDS[index % len(_KINDS)]
         shape: tuple[int, ...] = (chain.size(1, 256), chain.size(4, 2048))
         if kind == "image":
-            side = chain.size(4, 64)
-            shape = (chain.size(1, 64), side, side, chain.size(1, 128))
+            side = chain.size(4, 112)
+            channels = (1, 3)[rng.integers(2)] if rng.random() < 0.3 else chain.size(4, 128)
+            shape = (chain.size(1, 64), side, side, int(channels))
         elif kind == "sequence":
             shape = (chain.size(1, 32), chain.size(4, 128), 8 * chain.size(2, 64))
         start, cost = shape, 0.0

@@ -132,7 +132,7 @@ def test_what_is_measured_and_stored_is_smaller(case: Case) -> None:
     for name, (before, after) in case.shapes.items():
         assert full.arrays[name].shape == before
         assert small.arrays[name].shape == after
-    assert small.compile().peak_memory < full.compile().peak_memory
+    assert small.compile().described.peak_memory < full.compile().described.peak_memory
     (size,) = SizeEvaluator(bench).evaluate(case.candidate, 0).measurements
     (whole,) = SizeEvaluator(bench).evaluate(dense, 0).measurements
     assert size.value == sum(4 * int(np.prod(s.shape)) for s in small.arrays.values())

@@ -14,8 +14,15 @@ import numpy as np
 import pytest
 
 from paretax.errors import UsageError
-from paretax.evaluators import AccuracyEvaluator, Evaluation, Measurement, Provenance, Reason
-from paretax.evaluators.cpu import CpuEvaluator
+from paretax.evaluators import (
+    AccuracyEvaluator,
+    Evaluation,
+    Measurement,
+    Provenance,
+    Reason,
+    Target,
+)
+from paretax.evaluators.measured import MeasuredEvaluator
 from paretax.search.worker import Worker, WorkerSpec
 from paretax.spaces import Candidate
 
@@ -45,7 +52,7 @@ def spec(task: str = "breast_cancer", **changes: Any) -> WorkerSpec:
     plain: dict[str, Any] = {
         "task": task,
         "search_path": (),
-        "targets": (("cpu", 1),),
+        "targets": (Target.of("cpu"),),
         "wanted": ("accuracy", "size"),
         **changes,
     }
@@ -137,7 +144,7 @@ def test_what_an_evaluator_raises_becomes_a_reason(
     def evaluate(self: object, candidate: Mapping[str, Any], seed: int) -> Evaluation:
         raise error
 
-    evaluator = CpuEvaluator if method == "score" else AccuracyEvaluator
+    evaluator = MeasuredEvaluator if method == "score" else AccuracyEvaluator
     monkeypatch.setattr(evaluator, "evaluate", evaluate)
     evaluation: Evaluation = getattr(worker, method)(SMALL, 0)
     assert evaluation.failure is not None
@@ -160,7 +167,7 @@ def test_an_interruption_is_no_failure(
     def evaluate(self: object, candidate: Mapping[str, Any], seed: int) -> Evaluation:
         raise error
 
-    monkeypatch.setattr(CpuEvaluator, "evaluate", evaluate)
+    monkeypatch.setattr(MeasuredEvaluator, "evaluate", evaluate)
     with pytest.raises(type(error)):
         worker.score(SMALL, 0)
 
@@ -240,8 +247,8 @@ def test_a_spec_can_be_sent_to_another_process() -> None:
     assert pickle.loads(pickle.dumps(made)) == made
 
 
-def test_a_task_or_target_that_does_not_exist_is_misuse() -> None:
+def test_a_task_or_device_that_does_not_exist_is_misuse() -> None:
     with pytest.raises(UsageError, match="unknown task 'breast'"):
         Worker(spec("breast"))
-    with pytest.raises(UsageError, match="unknown target 'gpu'"):
-        Worker(spec(targets=(("gpu", 1),), wanted=("latency",)))
+    with pytest.raises(UsageError, match="'h100' is to be measured"):
+        Worker(spec(targets=(Target.of("h100", measure=True),), wanted=("latency",)))

@@ -45,6 +45,9 @@ EXPECTED = {
     "mnist5k": Expected(
         sizes=(4000, 500, 500), shape=(28, 28, 1), classes=10, digest="bdad2de8a0ec"
     ),
+    "mnist5k_vit": Expected(
+        sizes=(4000, 500, 500), shape=(28, 28, 1), classes=10, digest="bdad2de8a0ec"
+    ),
     "penguins": Expected(
         sizes=(206, 69, 69), shape=(5,), classes=3, digest="deaae8c785c4", missing=19
     ),

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from paretax.cli.failing import failing_on
 from paretax.cli.scoring import FormatOption
 from paretax.cli.searching import TableFormat
 
@@ -56,3 +58,38 @@ def show(
         print(json.dumps(plain, indent=2))
     else:
         print(yaml.safe_dump(plain, sort_keys=False, width=100).rstrip("\n"))
+
+
+@profiles.command()
+def calibrate(
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", help="File of the profile; default: the user's.")
+    ] = None,
+    programs: Annotated[
+        int | None, typer.Option(min=20, help="Small programs to measure; 1,200 take 10 minutes.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the programs.")] = 0,
+) -> None:
+    """Measure this machine's CPU: rates, bandwidths, overheads, and what kernels take beyond them.
+
+    The profile `cpu` then is the calibrated one on this machine. Nothing else should run meanwhile.
+    """
+    from paretax.evaluators.runtime import apply_worker_environment
+
+    apply_worker_environment()
+    from paretax.cli.progress import bar
+    from paretax.evaluators.latency_model.calibrate import calibrated, write_profile
+    from paretax.evaluators.latency_model.calibration import PROGRAMS
+    from paretax.hardware_profiles import load_profile
+    from paretax.hardware_profiles.profile import calibrated_path
+
+    path, count = out or calibrated_path("cpu"), programs or PROGRAMS
+    with bar("measuring", count) as advance, failing_on(ValueError):
+        learned = calibrated(load_profile("cpu"), count, seed, advance)
+    write_profile(learned, path)
+    print(
+        f"{learned.programs} programs measured, {learned.dropped} dropped (disturbed). Latency of "
+        f"programs that were held out: median error {100 * learned.median_error:.1f}%, "
+        f"80% interval x/{2.718281828 ** (1.2816 * learned.error):.2f}"
+    )
+    print(f"written to {path}")

@@ -1,13 +1,36 @@
-"""The progress bar of a search: on standard error, and only in a terminal."""
+"""Progress bars: on standard error, and only in a terminal."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from paretax.search import Status
+
+
+@contextmanager
+def bar(description: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A bar for work of a known length.
+
+    Yields:
+        What is told how much is done.
+    """
+    console = Console(stderr=True)
+    shown = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        TextColumn("{task.completed}/{task.total}"),
+        TimeElapsedColumn(),
+        console=console,
+        disable=not console.is_terminal,
+    )
+    with shown:
+        task = shown.add_task(description, total=total)
+        yield lambda done: shown.update(task, completed=done)
 
 
 class Bar:

@@ -61,7 +61,8 @@ def score(
 
     targets = tuple(Target.of(name, batch=batch) for name in _split(target))
     chosen = dict(_setting(text) for text in settings or [])
-    forms = [_precision(text) for text in _split(precision or [])] or [None]
+    named = [_precision(text) for text in _split(precision or [])]
+    forms: list[Precision | None] = [*named] or [None]
     rows = [
         (name, form_, _score(name, chosen | (_SETTINGS[form_] if form_ else {}), targets))
         for name in tasks

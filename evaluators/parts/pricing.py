@@ -1,0 +1,221 @@
+"""What candidates cost, from the parts that they are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from paretax.evaluators.compilation import deployed_program
+from paretax.evaluators.compilers import CompileError, Compiler, PortableProgram
+from paretax.evaluators.latency_model.roofline import calling_seconds
+from paretax.evaluators.parts.influence import Influence
+from paretax.evaluators.parts.splitting import Part, split
+from paretax.evaluators.target import Target
+from paretax.evaluators.workbench import Workbench
+from paretax.spaces import Candidate, Space
+
+
+@dataclass(frozen=True, kw_only=True)
+class Price:
+    """The latency of a candidate on a target, from its parts.
+
+    Args:
+        seconds: of a call.
+        parts: how many were added.
+        checked: whole programs of the space that the correction was learned from.
+    """
+
+    seconds: float
+    parts: int
+    checked: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Fusion:
+    """How much of its parts' time a whole program takes on a target.
+
+    Args:
+        share: of the parts' kernels.
+        cut: seconds that each cut between two parts adds, and the whole saves.
+        checked: whole programs that say so.
+    """
+
+    share: float = 1.0
+    cut: float = 0.0
+    checked: int = 0
+
+
+class PartsPricer:
+    """Prices candidates of a space from parts that are compiled once for each target.
+
+    Args:
+        bench: the task.
+        targets: the devices; one batch size for all.
+        compiler: what compiles and keeps programs; None: a new one.
+
+    Raises:
+        ValueError: the targets differ in batch size.
+    """
+
+    def __init__(
+        self, bench: Workbench, targets: Sequence[Target], compiler: Compiler | None = None
+    ) -> None:
+        if len({t.batch for t in targets}) > 1:
+            raise ValueError("a pricer is for one batch size: make one for each")
+        self._bench, self._targets = bench, list(targets)
+        self._batch = targets[0].batch
+        self._compiler = compiler or Compiler()
+        self._slots: dict[str, Influence] = {}
+        self._kept: dict[str, Part] = {}
+        self._arguments: dict[str, int] = {}
+        self._seconds: dict[tuple[str, str], float] = {}
+        self._fusion = {t.profile.name: _Fusion() for t in targets}
+        self._history: list[dict[str, Any]] = []
+
+    def price(self, candidate: Candidate) -> dict[str, Price]:
+        """Target by target, the price of a candidate; its parts are compiled where they are new."""
+        if not self.knows(candidate):
+            self.learn(candidate)
+        texts = [t for t in self._texts(candidate) if t is not None]
+        return {t.profile.name: self._price(t, texts) for t in self._targets}
+
+    def prices(self, candidates: Iterable[Candidate]) -> list[dict[str, Price]]:
+        """The prices of many."""
+        return [self.price(c) for c in candidates]
+
+    def knows(self, candidate: Candidate) -> bool:
+        """Whether all parts of a candidate are known."""
+        try:
+            self._texts(candidate)
+        except KeyError:
+            return False
+        return bool(self._slots)
+
+    def learn(self, candidate: Candidate) -> None:
+        """Trace a candidate, and compile those of its parts that are new."""
+        model = self._bench.deployed(candidate)
+        arrays = self._bench.arrays(model)
+        parts = split(deployed_program(model), arrays, self._bench.batch_shape(self._batch))
+        held = {part.slot: part for part in parts}
+        for part in parts:
+            if part.text not in self._kept:
+                self._kept[part.text] = part
+                self._compile(part)
+        plain = dict(candidate)
+        for slot in held.keys() - self._slots.keys():
+            self._slots[slot] = Influence()
+            for other in self._history:
+                self._slots[slot].add(other, None)
+        for slot, influence in self._slots.items():
+            influence.add(plain, held[slot].text if slot in held else None)
+        self._history.append(plain)
+
+    def explore(self, space: Space, rng: np.random.Generator, rounds: int = 4) -> None:
+        """Learn which parameters decide which parts: from neighbours that differ in one value.
+
+        Args:
+            space: of the candidates.
+            rng: of the examples.
+            rounds: neighbours for each parameter.
+        """
+        for _ in range(rounds):
+            start = space.sample(rng)
+            self.learn(start)
+            for parameter in space:
+                near = _neighbour(space, start, parameter.name, rng)
+                if near is not None:
+                    self.learn(near)
+
+    def check(self, candidates: Iterable[Candidate]) -> dict[str, list[tuple[float, float]]]:
+        """Compile whole candidates, and learn from them what fusion across parts saves.
+
+        Returns:
+            Target by target the seconds of each candidate: from its parts before this, and whole.
+        """
+        found: dict[str, list[tuple[float, float]]] = {t.profile.name: [] for t in self._targets}
+        sums: dict[str, list[tuple[float, int, float]]] = {name: [] for name in found}
+        for candidate in candidates:
+            before = self.price(candidate)
+            texts = [t for t in self._texts(candidate) if t is not None]
+            for target, whole in zip(self._targets, self._whole(candidate), strict=True):
+                if whole is None:
+                    continue
+                name = target.profile.name
+                found[name].append((before[name].seconds, whole))
+                calling = self._calling(target, texts)
+                busy = sum(self._seconds[text, name] for text in texts)
+                sums[name].append((busy, len(texts) - 1, whole - calling))
+        for name, rows in sums.items():
+            if rows:
+                self._fusion[name] = _fitted(rows)
+        return found
+
+    def _price(self, target: Target, texts: Sequence[str]) -> Price:
+        name = target.profile.name
+        fusion = self._fusion[name]
+        busy = sum(self._seconds[text, name] for text in texts)
+        saved = fusion.cut * (len(texts) - 1)
+        inner = max(fusion.share * busy - saved, 0.1 * busy)
+        return Price(
+            seconds=self._calling(target, texts) + inner,
+            parts=len(texts),
+            checked=fusion.checked,
+        )
+
+    def _calling(self, target: Target, texts: Sequence[str]) -> float:
+        return calling_seconds(sum(self._arguments[t] for t in texts), target.profile)
+
+    def _texts(self, candidate: Mapping[str, Any]) -> list[str | None]:
+        """What stands in each slot. Raises KeyError where that is not known."""
+        return [influence.find(candidate) for influence in self._slots.values()]
+
+    def _compile(self, part: Part) -> None:
+        program = PortableProgram(part.function, part.shapes)
+        profiles = [t.profile for t in self._targets]
+        for target, made in zip(
+            self._targets, self._compiler.compile_all(profiles, program), strict=True
+        ):
+            if isinstance(made, CompileError):
+                raise made
+            self._arguments[part.text] = made.arguments
+            whole = target.latency_model.predict(made).seconds
+            calling = calling_seconds(made.arguments, target.profile)
+            self._seconds[part.text, target.profile.name] = whole - calling
+
+    def _whole(self, candidate: Candidate) -> list[float | None]:
+        model = self._bench.deployed(candidate)
+        shapes = self._bench.arrays(model), self._bench.batch_shape(self._batch)
+        program = PortableProgram(deployed_program(model), shapes)
+        made = self._compiler.compile_all([t.profile for t in self._targets], program)
+        return [
+            None if isinstance(m, CompileError) else t.latency_model.predict(m).seconds
+            for t, m in zip(self._targets, made, strict=True)
+        ]
+
+
+def _neighbour(
+    space: Space, start: Candidate, name: str, rng: np.random.Generator
+) -> Candidate | None:
+    """A candidate that differs in one parameter, and in what then is or is not active."""
+    values: dict[str, Any] = {}
+    for parameter in space.order:
+        if space.is_active(parameter, values):
+            drawn = parameter.name == name or parameter.name not in start
+            values[parameter.name] = parameter.sample(rng) if drawn else start[parameter.name]
+    if space.is_forbidden(values) or values == dict(start):
+        return None
+    return space.candidate(values)
+
+
+def _fitted(rows: Sequence[tuple[float, int, float]]) -> _Fusion:
+    """Least squares of the relative errors: whole = share x parts - cut x cuts, none negative."""
+    from scipy.optimize import nnls
+
+    table = np.array(rows)
+    weights = 1 / np.maximum(table[:, 2], 1e-12)
+    columns = np.stack([table[:, 0], -table[:, 1]], axis=1)
+    (share, cut), _ = nnls(columns * weights[:, None], table[:, 2] * weights)
+    return _Fusion(share=float(share), cut=float(cut), checked=len(rows))

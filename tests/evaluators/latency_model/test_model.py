@@ -1,0 +1,283 @@
+"""The latency model: what limits a kernel, in the direction in which hardware is limited."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from paretax.errors import UsageError
+from paretax.evaluators.compilers.program import CompiledProgram
+from paretax.evaluators.kernels import Kernel, Product
+from paretax.evaluators.latency_model.calibration import Probe, learn
+from paretax.evaluators.latency_model.corrections import Corrections, Sample, fit
+from paretax.evaluators.latency_model.features import NAMES, features
+from paretax.evaluators.latency_model.model import LatencyModel, footprint_of
+from paretax.evaluators.latency_model.roofline import Footprint, bound, peak
+from paretax.hardware_profiles import load_profile, profile_names
+
+SMALL = Footprint(resident=1e4, temporary=0)
+LARGE = Footprint(resident=1e10, temporary=1e9)
+
+
+def product(m: int, n: int, k: int, dtype: str = "f32", **changes: Any) -> Kernel:
+    size = {"f32": 4, "bf16": 2, "fp16": 2, "int8": 1}[dtype]
+    return Kernel(
+        name="dot",
+        kind="dot",
+        dtype=dtype,
+        products=(Product(m=m, n=n, k=k),),
+        bytes_read=size * (m * k + k * n),
+        bytes_written=size * m * n,
+        bytes_arguments=size * k * n,
+        **changes,
+    )
+
+
+def elementwise(count: int) -> Kernel:
+    return Kernel(
+        name="add",
+        kind="elementwise",
+        dtype="f32",
+        operations=count,
+        bytes_read=4 * count,
+        bytes_written=4 * count,
+    )
+
+
+def program(*kernels: Kernel, arguments: int = 2) -> CompiledProgram:
+    given = sum(k.bytes_arguments for k in kernels)
+    return CompiledProgram(
+        fingerprint="f",
+        kernels=kernels,
+        peak_memory=sum(k.bytes for k in kernels),
+        argument_bytes=given,
+        output_bytes=kernels[-1].bytes_written if kernels else 0,
+        arguments=arguments,
+        code_size=None,
+        estimate=None,
+        seconds=0.0,
+        compiler="none",
+    )
+
+
+ACCELERATORS = ("v100", "a100", "h100", "t4", "tpu-v5e", "tpu-v6e")
+
+
+@pytest.mark.parametrize("name", profile_names())
+def test_more_work_is_never_faster(name: str) -> None:
+    profile = load_profile(name)
+    for small, large in (
+        (product(64, 64, 64), product(128, 64, 64)),
+        (product(64, 64, 64), product(64, 640, 64)),
+        (product(512, 512, 512), product(512, 512, 1024)),
+        (elementwise(1000), elementwise(10_000)),
+        (elementwise(10**6), elementwise(10**8)),
+    ):
+        assert 0 < bound(small, profile, LARGE).busy <= bound(large, profile, LARGE).busy
+
+
+@pytest.mark.parametrize("name", profile_names())
+def test_no_product_exceeds_the_peak(name: str) -> None:
+    profile = load_profile(name)
+    for size in (8, 64, 512, 4096):
+        for dtype in ("f32", "bf16", "int8"):
+            found = product(size, size, size, dtype)
+            assert bound(found, profile, LARGE).compute >= 0.999 * found.flops / max(
+                peak(dtype, profile), profile.vector or 0.0
+            )
+
+
+@pytest.mark.parametrize("name", ACCELERATORS)
+def test_precision_helps_where_the_hardware_has_it(name: str) -> None:
+    profile = load_profile(name)
+    seconds = [
+        bound(product(4096, 4096, 4096, dtype), profile, LARGE).busy
+        for dtype in ("f32", "bf16" if "bf16" in profile.peak else "fp16", "int8")
+    ]
+    assert seconds[0] > seconds[1]
+    if "int8" in profile.peak:
+        assert seconds[1] > seconds[2]
+
+
+def test_large_products_are_near_the_peak_and_small_ones_are_not() -> None:
+    profile = load_profile("a100")
+    whole, tiny = product(8192, 8192, 8192, "bf16"), product(16, 16, 16, "bf16")
+    assert bound(whole, profile, LARGE).busy < 2 * whole.flops / profile.peak["bf16"]
+    assert bound(tiny, profile, LARGE).busy > 100 * tiny.flops / profile.peak["bf16"]
+
+
+@pytest.mark.parametrize("name", ["tpu-v5e", "systolic"])
+def test_a_padded_product_costs_its_padding(name: str) -> None:
+    profile = load_profile(name)
+    grain = profile.granularity
+    m, n, k = 64 * grain.m, 8 * grain.n, 8 * grain.k
+    exact, wider = (bound(product(m, n + i, k, "int8"), profile, SMALL).compute for i in (0, 1))
+    assert wider == pytest.approx(exact * 9 / 8, rel=0.05)
+
+
+def test_what_fits_a_cache_is_read_from_it() -> None:
+    profile = load_profile("cpu")
+    kernel = product(1, 64, 64)  # its weights lie where the whole program fits
+    assert bound(kernel, profile, SMALL).memory < bound(kernel, profile, LARGE).memory
+
+
+def test_a_program_is_its_kernels_and_its_call() -> None:
+    profile = load_profile("cpu")
+    model = LatencyModel(profile)
+    empty = model.predict(program()).seconds
+    assert empty == pytest.approx(profile.call_overhead + 2 * profile.argument_overhead)
+    one = model.predict(program(elementwise(1000))).seconds
+    repeated = replace(elementwise(1000), count=10)
+    launch = profile.launch_overhead
+    assert one > empty + launch
+    assert model.predict(program(repeated)).seconds > empty + 10 * launch
+
+
+def test_launches_limit_small_programs_and_hide_behind_long_kernels() -> None:
+    model = LatencyModel(load_profile("h100"))
+    small = model.predict(program(*[elementwise(100)] * 50))
+    assert max(small.limits, key=small.limits.__getitem__) == "launches"
+    large = model.predict(program(product(8192, 8192, 8192, "bf16")))
+    assert max(large.limits, key=large.limits.__getitem__) == "arithmetic"
+    moving = model.predict(program(elementwise(10**9)))
+    assert max(moving.limits, key=moving.limits.__getitem__) == "memory"
+    assert sum(moving.limits.values()) == pytest.approx(1.0)
+
+
+def test_a_prefetch_hides_behind_the_kernels() -> None:
+    model = LatencyModel(load_profile("tpu-v5e"))
+    work = product(2048, 2048, 2048, "bf16")
+    copy = Kernel(
+        name="copy", kind="data", dtype="bf16", bytes_read=2**16, bytes_written=2**16,
+        overlapped=True,
+    )  # fmt: skip
+    alone, both = model.predict(program(work)).seconds, model.predict(program(work, copy)).seconds
+    assert both == pytest.approx(alone)
+
+
+def test_the_compilers_own_estimate_is_taken() -> None:
+    model = LatencyModel(load_profile("tpu-v5e"))
+    slow = model.predict(program(product(64, 64, 64, "bf16", estimate=5e-3))).seconds
+    assert slow == pytest.approx(5e-3, rel=0.02)
+
+
+def test_an_interval() -> None:
+    found = LatencyModel(load_profile("h100"), error=0.1).predict(program(elementwise(10)))
+    assert found.low == pytest.approx(found.seconds * math.exp(-0.12816))
+    assert found.high == pytest.approx(found.seconds * math.exp(0.12816))
+
+
+# Corrections --------------------------------------------------------------------------------------
+
+
+def samples(count: int, seed: int = 0) -> list[Sample]:
+    """Kernels that are slower the smaller they are."""
+    rng = np.random.default_rng(seed)
+    points = rng.uniform(0, 20, (count, len(NAMES)))
+    return [
+        Sample(group=("dot xla", "data xla")[i % 2], features=p, log_ratio=float(2 - p[0] / 10))
+        for i, p in enumerate(points)
+    ]
+
+
+def test_a_trend_is_learned_and_never_left() -> None:
+    made = fit(samples(600))
+    points = np.stack([s.features for s in samples(100, 1)])
+    truth = np.array([s.log_ratio for s in samples(100, 1)])
+    mean, spread = made.predict("dot xla", points)
+    assert np.sqrt(np.mean((mean - truth) ** 2)) < 0.15
+    assert (spread > 0).all()
+    far, _ = made.predict("dot xla", 1e6 * np.ones((1, len(NAMES))))
+    assert 0 <= far[0] <= 2
+
+
+def test_a_group_that_was_not_measured_borrows() -> None:
+    made = fit([*samples(100), *[replace(s, group="dot ynn") for s in samples(3)]])
+    points = np.zeros((1, len(NAMES)))
+    for known, borrowed in (("dot xla", "dot cudnn"), ("dot xla", "dot ynn"), ("", "depthwise x")):
+        assert made.predict(borrowed, points)[0] == made.predict(known, points)[0]
+
+
+def test_corrections_are_read_back(tmp_path: Path) -> None:
+    made = fit(samples(200))
+    made.save(tmp_path / "kept.npz")
+    again = Corrections.load(tmp_path / "kept.npz")
+    points = np.stack([s.features for s in samples(50, 2)])
+    for group in ("dot xla", "data xla", ""):
+        np.testing.assert_array_equal(made.predict(group, points), again.predict(group, points))
+
+
+@pytest.mark.parametrize("content", [b"", b"PK", b"\x80\x04N.", json.dumps({}).encode()])
+def test_a_damaged_file_of_corrections(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "kept.npz"
+    path.write_bytes(content)
+    with pytest.raises(UsageError, match=r"kept\.npz' cannot be read .*: calibrate again"):
+        Corrections.load(path)
+    with pytest.raises(UsageError, match="calibrate again"):
+        Corrections.load(tmp_path / "missing.npz")
+
+
+def test_features_are_finite_on_every_device() -> None:
+    for name in profile_names():
+        for kernel in (product(3, 5, 7), product(512, 512, 512, "int8"), elementwise(10)):
+            found = features(kernel, load_profile(name), LARGE)
+            assert found.shape == (len(NAMES),)
+            assert np.isfinite(found).all()
+
+
+# Calibration --------------------------------------------------------------------------------------
+
+
+def probes(count: int) -> list[Probe]:
+    """A machine that is three times slower than its sheet, and takes 20 us a call, 2 an array."""
+    rng, profile = np.random.default_rng(0), load_profile("cpu")
+    found = []
+    for index in range(count):
+        kernels = []
+        for part in range(int(rng.integers(1, 5))):
+            m, n, k = (int(2 ** rng.uniform(2, 10)) for _ in range(3))
+            made = product(m, n, k) if rng.random() < 0.5 else elementwise(m * n)
+            kernels.append(replace(made, name=f"k{part}"))
+        whole = program(*kernels, arguments=int(rng.integers(1, 20)))
+        times = {k.name: 3 * bound(k, profile, footprint_of(whole)).busy for k in kernels}
+        calling = 20e-6 + 2e-6 * whole.arguments
+        noise = math.exp(rng.normal(0, 0.02))
+        found.append(
+            Probe(program=whole, seconds=noise * (calling + sum(times.values())), kernels=times)
+        )
+        assert index >= 0
+    return found
+
+
+def test_calibration_finds_what_the_sheet_does_not_say() -> None:
+    profile = load_profile("cpu")
+    learned = learn(probes(300), profile)
+    assert learned.profile.call_overhead == pytest.approx(20e-6, rel=0.2)
+    assert learned.profile.argument_overhead == pytest.approx(2e-6, rel=0.2)
+    assert learned.median_error < 0.05
+    assert learned.error < 0.15
+    model = LatencyModel(learned.profile, learned.corrections, learned.error)
+    for each in probes(20):
+        assert model.predict(each.program).seconds == pytest.approx(each.seconds, rel=0.25)
+
+
+def test_disturbed_measurements_are_dropped() -> None:
+    good = probes(200)
+    bad = [replace(p, seconds=4 * p.seconds) for p in probes(20)]
+    busy = [replace(p, disturbed=True) for p in probes(10)]
+    learned = learn([*good, *bad, *busy], load_profile("cpu"))
+    assert learned.dropped >= 30
+    assert learned.programs >= 180
+    assert learned.median_error < 0.05
+
+
+def test_a_machine_that_is_too_busy() -> None:
+    busy = [replace(p, disturbed=True) for p in probes(50)]
+    with pytest.raises(ValueError, match=r"only 0 of 50 programs .* while nothing else runs"):
+        learn(busy, load_profile("cpu"))

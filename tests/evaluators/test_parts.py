@@ -1,0 +1,197 @@
+"""Candidates priced as the sum of their parts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.stats import spearmanr
+
+from paretax.evaluators import Target, Workbench
+from paretax.evaluators.compilation import deployed_program
+from paretax.evaluators.compilers import Compiler, Store
+from paretax.evaluators.parts import Influence, PartsPricer, split
+from paretax.spaces import Space, parse_space
+from paretax.tasks import load_task
+
+# Which parameters decide a slot -------------------------------------------------------------------
+
+
+def learned(examples: Sequence[Mapping[str, Any]], held: Any) -> Influence:
+    made = Influence()
+    for example in examples:
+        made.add(example, held(example))
+    return made
+
+
+def random_examples(count: int) -> list[dict[str, Any]]:
+    rng = np.random.default_rng(0)
+    names = ("a", "b", "c", "d")
+    return [dict(zip(names, rng.integers(0, 3, 4).tolist(), strict=True)) for _ in range(count)]
+
+
+def test_the_parameters_that_decide_are_found() -> None:
+    found = learned(random_examples(60), lambda e: f"{e['a']} {e['c']}")
+    assert set(found.parameters) == {"a", "c"}
+    for example in random_examples(81):
+        assert found.find(example) == f"{example['a']} {example['c']}"
+
+
+def test_a_slot_that_never_changes_has_no_parameters() -> None:
+    found = learned(random_examples(20), lambda e: "same")
+    assert found.parameters == ()
+    assert found.find({"e": 1}) == "same"
+
+
+def test_what_no_example_says_is_not_known() -> None:
+    found = learned([{"a": 0}, {"a": 1}], lambda e: str(e["a"]))
+    assert found.find({"a": 1, "z": 5}) == "1"
+    with pytest.raises(KeyError):
+        found.find({"a": 2})
+
+
+def test_a_parameter_that_is_not_there_is_a_value_too() -> None:
+    examples: list[dict[str, Any]] = [{"q": True, "bits": 4}, {"q": True, "bits": 8}, {"q": False}]
+    found = learned(examples, lambda e: str(e.get("bits")))
+    assert found.find({"q": False}) == "None"
+    assert found.find({"q": True, "bits": 8}) == "8"
+
+
+# Cutting ------------------------------------------------------------------------------------------
+
+
+def parts_of(bench: Workbench, candidate: Mapping[str, Any], batch: int = 2) -> list[Any]:
+    model = bench.deployed(candidate)
+    return split(deployed_program(model), bench.arrays(model), bench.batch_shape(batch))
+
+
+@pytest.mark.parametrize(
+    "form", [{}, {"quantize": True}, {"precision": "bfloat16"}, {"weight_bits": 4}], ids=str
+)
+@pytest.mark.parametrize("name", ["mnist5k", "mnist5k_vit", "digits"])
+def test_the_parts_compute_what_the_whole_does(name: str, form: dict[str, Any]) -> None:
+    """Every value that a part takes is the inputs, a weight, or what an earlier part gave."""
+    bench = Workbench(load_task(name, []))
+    model = bench.deployed({**bench.task.defaults, **form})
+    arrays, inputs = bench.arrays(model), bench.batch_shape(2)
+    program = deployed_program(model)
+    closed = jax.make_jaxpr(program)(dict(arrays), inputs)
+    parts = split(program, arrays, inputs)
+    flops = sum(_products(jax.make_jaxpr(p.function)(*p.shapes).jaxpr) for p in parts)
+    assert flops == _products(closed.jaxpr) > 0
+    slots = [p.slot for p in parts]
+    assert len(set(slots)) == len(slots)
+    for site in model.sites:
+        assert site in slots
+
+
+def _products(jaxpr: Any) -> int:
+    """Multiplications of all products in a program."""
+    total = 0
+    for eqn in jaxpr.eqns:
+        if eqn.primitive.name in ("dot_general", "conv_general_dilated"):
+            total += int(np.prod(eqn.outvars[0].aval.shape)) * int(
+                np.prod(eqn.invars[1].aval.shape)
+            )
+        for value in eqn.params.values():
+            inner = getattr(value, "jaxpr", value)
+            if hasattr(inner, "eqns"):
+                total += _products(inner)
+    return total
+
+
+def test_a_chain_of_parts_gives_the_output() -> None:
+    """Two dense layers: the parts, called one after another, are the model."""
+
+    def function(arrays: dict[str, jax.Array], x: jax.Array) -> jax.Array:
+        return jax.nn.relu(x @ arrays["a"]) @ arrays["b"].astype(jnp.float32)
+
+    arrays = {"a": jnp.ones((3, 4)), "b": jnp.full((4, 2), 2, jnp.bfloat16)}
+    x = jnp.arange(6.0).reshape(2, 3)
+    first, second = split(function, arrays, x)
+    assert (first.slot, second.slot) == ("a", "b")
+    (hidden,) = first.function(x, arrays["a"])
+    given = [hidden if s.shape == (2, 4) else arrays["b"] for s in second.shapes]
+    (found,) = second.function(*given)
+    np.testing.assert_allclose(found, function(arrays, x))
+
+
+def test_equal_layers_are_equal_parts() -> None:
+    bench = Workbench(load_task("digits", []))
+    parts = {p.slot: p.text for p in parts_of(bench, {"width": 64, "depth": 3})}
+    middle = [text for slot, text in parts.items() if slot.endswith("/kernel")]
+    assert len(middle) == 4
+    assert len(set(middle)) == 2  # 64 inputs too, so that only the last layer differs
+    again = {
+        p.slot: p.text
+        for p in parts_of(Workbench(load_task("digits", [])), {"width": 64, "depth": 3})
+    }
+    assert again == parts
+
+
+# Pricing ------------------------------------------------------------------------------------------
+
+SPACE = parse_space(
+    {
+        "width": {"type": "ordinal", "choices": [16, 64, 256, 1024]},
+        "depth": {"type": "int", "low": 1, "high": 4},
+        "quantize": {"type": "categorical", "choices": [False, True]},
+        "weight_bits": {"type": "int", "low": 2, "high": 8, "when": {"quantize": True}},
+        "learning_rate": {"type": "float", "low": 1e-4, "high": 1e-2},
+    }
+)
+
+
+@pytest.fixture(scope="module")
+def compiler(tmp_path_factory: pytest.TempPathFactory) -> Compiler:
+    return Compiler(Store(Path(tmp_path_factory.mktemp("parts"))))
+
+
+@pytest.fixture(scope="module")
+def pricer(compiler: Compiler) -> PartsPricer:
+    bench = Workbench(load_task("digits", []))
+    targets = [Target.of(name, batch=64, measure=False) for name in ("cpu", "h100")]
+    made = PartsPricer(bench, targets, compiler)
+    made.explore(SPACE, np.random.default_rng(0))
+    return made
+
+
+def draw(space: Space, count: int, seed: int) -> list[Any]:
+    rng = np.random.default_rng(seed)
+    return [space.sample(rng) for _ in range(count)]
+
+
+def test_unseen_candidates_cost_no_compilation(pricer: PartsPricer, compiler: Compiler) -> None:
+    for candidate in draw(SPACE, 100, 1):
+        pricer.price(candidate)  # what exploring missed
+    compiled = compiler.compilations
+    fresh = draw(SPACE, 300, 2)
+    prices = pricer.prices(fresh)
+    assert compiler.compilations == compiled
+    assert all(set(price) == {"cpu", "h100"} for price in prices)
+    by_id = {c.id: p["cpu"].seconds for c, p in zip(fresh, prices, strict=True)}
+    numbers = SPACE.candidate({"width": 64, "depth": 2, "quantize": False, "learning_rate": 1e-3})
+    other = SPACE.candidate({"width": 64, "depth": 2, "quantize": False, "learning_rate": 2e-3})
+    assert pricer.price(numbers) == pricer.price(other)
+    assert len(set(by_id.values())) > 20
+
+
+def test_parts_rank_as_whole_programs_do(pricer: PartsPricer) -> None:
+    pricer.check(draw(SPACE, 6, 3))
+    found = pricer.check(draw(SPACE, 16, 4))
+    for name, pairs in found.items():
+        table = np.array(pairs)
+        assert spearmanr(table[:, 0], table[:, 1]).statistic > 0.9, name
+        assert np.median(np.abs(table[:, 0] / table[:, 1] - 1)) < 0.25, name
+    price = pricer.price(draw(SPACE, 1, 5)[0])["cpu"]
+    assert price.checked == 16
+
+
+def test_one_batch_size(bench: Workbench) -> None:
+    with pytest.raises(ValueError, match="one batch size"):
+        PartsPricer(bench, [Target.of("cpu"), Target.of("aarch64", batch=2)])
