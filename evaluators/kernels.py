@@ -56,6 +56,7 @@ class Kernel:
         bytes_read: of its operands, as far as it reads them, padding of the layout included.
         bytes_written: of its results, likewise.
         bytes_arguments: of those read, what the caller gave: weights and inputs.
+        bytes_results: of those written, what the caller gets: memory that is fresh in every call.
         bytes_near: of all, what the compiler keeps in memory on the chip.
         overlapped: a copy that runs beside the kernels.
         count: how often it runs in a call (the trips of a loop).
@@ -78,6 +79,7 @@ class Kernel:
     bytes_read: int = 0
     bytes_written: int = 0
     bytes_arguments: int = 0
+    bytes_results: int = 0
     bytes_near: int = 0
     overlapped: bool = False
     count: int = 1

@@ -6,7 +6,7 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from paretax.evaluators.compilers.hlo_text import Array, Computation, Instruction, Module
@@ -55,11 +55,28 @@ def kernels_of(module: Module, clock: float | None = None) -> list[Kernel]:
         clock: Hz of the device, by which the compiler's cycles become seconds; None: they are
             left out.
     """
-    return list(_walk(module, module.entry, clock, 1))
+    return list(_walk(module, module.entry, clock, 1, _results(module.entry)))
+
+
+def _results(entry: Computation) -> set[str]:
+    """The instructions whose values the caller gets."""
+    found: set[str] = set()
+    waiting = [entry.root.name]
+    while waiting:
+        name = waiting.pop()
+        found.add(name)
+        instruction = entry.instructions[name]
+        if instruction.opcode in ("tuple", "bitcast", "get-tuple-element", "copy-done"):
+            waiting += [n for n in instruction.operands if n in entry.instructions]
+    return found
 
 
 def _walk(
-    module: Module, computation: Computation, clock: float | None, count: int
+    module: Module,
+    computation: Computation,
+    clock: float | None,
+    count: int,
+    results: Collection[str] = (),
 ) -> Iterator[Kernel]:
     for instruction in computation:
         if instruction.opcode in _FREE:
@@ -70,7 +87,8 @@ def _walk(
                 yield from _walk(module, module.computations[name], clock, count * trips)
             continue
         kernel = _kernel(module, computation, instruction, clock)
-        yield replace(kernel, count=count)
+        given = kernel.bytes_written if instruction.name in results else 0
+        yield replace(kernel, count=count, bytes_results=given)
 
 
 def _bodies(module: Module, instruction: Instruction) -> Iterable[str]:

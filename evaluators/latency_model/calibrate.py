@@ -8,7 +8,12 @@ from pathlib import Path
 import yaml
 
 from paretax.evaluators.latency_model.calibration import Learned, learn, measure
-from paretax.evaluators.latency_model.rates import bandwidths, peak_rates, vector_rate
+from paretax.evaluators.latency_model.rates import (
+    argument_seconds,
+    bandwidths,
+    peak_rates,
+    vector_rate,
+)
 from paretax.evaluators.latency_model.workload import workload
 from paretax.hardware_profiles import HardwareProfile
 from paretax.hardware_profiles.machine import (
@@ -62,7 +67,14 @@ def with_rates(profile: HardwareProfile) -> HardwareProfile:
         for name, size, rate, energy in zip(names, sizes, bandwidths(sizes), energies, strict=True)
     )
     rates: dict[str, float] = dict(profile.peak) | peak_rates()
-    return profile.model_copy(update={"peak": rates, "vector": vector_rate(), "memories": memories})
+    return profile.model_copy(
+        update={
+            "peak": rates,
+            "vector": vector_rate(),
+            "memories": memories,
+            "argument_overhead": argument_seconds(),
+        }
+    )
 
 
 def write_profile(learned: Learned, path: Path) -> None:

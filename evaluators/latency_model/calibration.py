@@ -11,8 +11,8 @@ import numpy as np
 
 from paretax.evaluators.compilers.program import CompiledProgram
 from paretax.evaluators.compilers.xla import describe
-from paretax.evaluators.latency_model.corrections import Corrections, Sample, fit
-from paretax.evaluators.latency_model.features import features
+from paretax.evaluators.latency_model.corrections import CALL, Corrections, Sample, fit
+from paretax.evaluators.latency_model.features import call_features, features
 from paretax.evaluators.latency_model.model import LatencyModel, footprint_of, group_of
 from paretax.evaluators.latency_model.roofline import bound
 from paretax.evaluators.latency_model.tracing import kernel_seconds
@@ -26,6 +26,7 @@ PROGRAMS = 1200
 _TRACED_SECONDS = 0.1  # of calls under the profiler
 _TRACED_CALLS = (10, 60)  # at least and at most
 _AGREE = 0.15  # share of a program's time by which its kernels may miss it
+_NOISE = 0.03  # of the sum of a program's kernels, as a share of its time
 _HELD_OUT = 5  # one of so many programs checks the fit
 
 
@@ -109,7 +110,8 @@ def learn(probes: Sequence[Probe], profile: HardwareProfile, seed: int = 0) -> L
     kept = [p for p in probes if p.kernels and not p.disturbed]
     _check_enough(kept, probes)
     profile = _with_overheads(kept, profile)
-    kept = [p for p in kept if _agrees(p, profile)]
+    calls = LatencyModel(profile, fit(list(_calls(kept, profile)), seed))
+    kept = [p for p in kept if _agrees(p, calls)]
     _check_enough(kept, probes)
     profile = _with_overheads(kept, profile)
     seen = [p for i, p in enumerate(kept) if i % _HELD_OUT]
@@ -135,35 +137,42 @@ def _check_enough(kept: Sequence[Probe], probes: Sequence[Probe]) -> None:
 
 
 def _with_overheads(probes: Sequence[Probe], profile: HardwareProfile) -> HardwareProfile:
-    """What calls take beyond their kernels: of a call, of an argument, of a kernel.
+    """What calls take beyond their kernels and their arguments: of a call, of a kernel.
 
     Least squares of the relative errors, none below 0.
     """
     from scipy.optimize import nnls
 
-    counts = [(1, p.program.arguments, sum(k.count for k in p.program.kernels)) for p in probes]
+    counts = [(1, sum(k.count for k in p.program.kernels)) for p in probes]
     weights = np.array([1 / p.seconds for p in probes])
-    rest = np.array([p.seconds - p.busy for p in probes])
+    each = profile.argument_overhead
+    rest = np.array([p.seconds - p.busy - p.program.arguments * each for p in probes])
     found, _ = nnls(np.array(counts, float) * weights[:, None], rest * weights)
-    call, argument, launch = (float(x) for x in found)
-    return profile.model_copy(
-        update={
-            "call_overhead": call,
-            "argument_overhead": argument,
-            "launch_overhead": launch,
-        }
-    )
+    call, launch = (float(x) for x in found)
+    return profile.model_copy(update={"call_overhead": call, "launch_overhead": launch})
 
 
-def _agrees(probe: Probe, profile: HardwareProfile) -> bool:
+def _agrees(probe: Probe, model: LatencyModel) -> bool:
     """Whether a program's kernels, and calling it, add up to its time."""
-    program = probe.program
-    calling = profile.call_overhead + program.arguments * profile.argument_overhead
-    calling += sum(k.count for k in program.kernels) * profile.launch_overhead
-    return abs(probe.busy + calling - probe.seconds) <= _AGREE * probe.seconds
+    whole = probe.busy + model.starts(probe.program)
+    return abs(whole - probe.seconds) <= _AGREE * probe.seconds
+
+
+def _calls(probes: Iterable[Probe], profile: HardwareProfile) -> Iterable[Sample]:
+    """What calls take beyond their kernels, where that is more than the noise of these."""
+    plain = LatencyModel(profile)
+    for each in probes:
+        rest = each.seconds - each.busy
+        if rest > _NOISE * each.seconds:
+            yield Sample(
+                group=CALL,
+                features=call_features(each.program),
+                log_ratio=math.log(rest / max(plain.starts(each.program), 1e-9)),
+            )
 
 
 def _samples(probes: Iterable[Probe], profile: HardwareProfile) -> Iterable[Sample]:
+    yield from _calls(probes, profile)
     for each in probes:
         footprint = footprint_of(each.program)
         for kernel in each.program.kernels:

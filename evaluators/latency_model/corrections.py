@@ -28,6 +28,9 @@ _PER_LEAF = 2  # kernels, at least
 
 _EVERY = ""  # the group of all kernels
 
+CALL = "call"
+"""The group of whole calls: what they take beyond their kernels."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
@@ -105,6 +108,10 @@ class Corrections:
             group = next((g for g in self._forests if g.partition(" ")[0] == kind), _EVERY)
         return self._forests[group].predict(points)
 
+    def knows(self, group: str) -> bool:
+        """Whether a group was measured."""
+        return group in self._forests
+
     def save(self, path: Path) -> None:
         """Write as arrays (NumPy's .npz)."""
         arrays: dict[str, Any] = {"features": np.array(NAMES), "groups": np.array([*self._forests])}
@@ -145,7 +152,8 @@ def fit(samples: Sequence[Sample], seed: int = 0) -> Corrections:
     found: dict[str, list[Sample]] = defaultdict(list)
     for sample in samples:
         found[sample.group].append(sample)
-        found[_EVERY].append(sample)
+        if sample.group != CALL:
+            found[_EVERY].append(sample)
     return Corrections(
         {
             name: _fit_group(group, seed)

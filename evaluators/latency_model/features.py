@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from paretax.evaluators.compilers.program import CompiledProgram
 from paretax.evaluators.kernels import Kernel
 from paretax.evaluators.latency_model.roofline import Footprint, bound, peak, product_seconds
 from paretax.hardware_profiles import HardwareProfile
@@ -18,6 +19,7 @@ NAMES = (
     "bytes read",
     "bytes written",
     "bytes given",
+    "bytes of results",
     "operations",
     "transcendentals",
     "converted",
@@ -44,6 +46,7 @@ def features(kernel: Kernel, profile: HardwareProfile, footprint: Footprint) -> 
         kernel.bytes_read,
         kernel.bytes_written,
         kernel.bytes_arguments,
+        kernel.bytes_results,
         kernel.operations,
         kernel.transcendentals,
         kernel.converted,
@@ -65,6 +68,28 @@ def features(kernel: Kernel, profile: HardwareProfile, footprint: Footprint) -> 
             _shape(kernel, profile),
             [2.0 * len(kernel.products)],
             _logs(numbers),
+        ]
+    )
+
+
+def call_features(program: CompiledProgram) -> np.ndarray:
+    """The numbers of a call, by which its overhead is learned, float64.
+
+    The code that makes a call is the colder, and the slower, the more data its kernels touch.
+    """
+    kernels = program.kernels
+    kept = program.argument_bytes + program.output_bytes
+    return _logs(
+        [
+            program.arguments,
+            sum(k.count for k in kernels),
+            sum(k.count for k in kernels if k.library != "xla"),
+            sum(k.count * k.bytes for k in kernels),
+            max((k.bytes for k in kernels), default=0),
+            program.peak_memory,
+            program.argument_bytes,
+            program.output_bytes,
+            max(0, program.peak_memory - kept),
         ]
     )
 

@@ -12,8 +12,8 @@ import numpy as np
 
 from paretax.evaluators.compilers.program import CompiledProgram
 from paretax.evaluators.kernels import Kernel
-from paretax.evaluators.latency_model.corrections import Corrections
-from paretax.evaluators.latency_model.features import features
+from paretax.evaluators.latency_model.corrections import CALL, Corrections
+from paretax.evaluators.latency_model.features import call_features, features
 from paretax.evaluators.latency_model.roofline import (
     Footprint,
     bound,
@@ -84,12 +84,14 @@ class LatencyModel:
         footprint = footprint_of(program)
         seconds = self.kernel_seconds(program.kernels, footprint)
         pairs = list(zip(program.kernels, seconds, strict=True))
-        total = program_seconds(pairs, program.arguments, self._profile)
         bounds = [bound(k, self._profile, footprint) for k in program.kernels]
         compute = sum(k.count * b.compute for k, b in zip(program.kernels, bounds, strict=True))
         memory = sum(k.count * b.memory for k, b in zip(program.kernels, bounds, strict=True))
-        starts = calling_seconds(program.arguments, self._profile)
-        starts += sum(k.count for k in program.kernels) * self._profile.launch_overhead
+        starts = self.starts(program)
+        if self._corrections is not None and self._corrections.knows(CALL):
+            total = starts + sum(k.count * s for k, s in pairs)
+        else:
+            total = program_seconds(pairs, program.arguments, self._profile)
         whole = max(compute + memory + starts, 1e-30)
         return Latency(
             seconds=total,
@@ -102,6 +104,15 @@ class LatencyModel:
                 "launches": starts / whole,
             },
         )
+
+    def starts(self, program: CompiledProgram) -> float:
+        """Seconds of a call and of all its launches."""
+        plain = calling_seconds(program.arguments, self._profile)
+        plain += sum(k.count for k in program.kernels) * self._profile.launch_overhead
+        if self._corrections is None or not self._corrections.knows(CALL):
+            return plain
+        mean, _ = self._corrections.predict(CALL, call_features(program)[None])
+        return plain * math.exp(mean[0])
 
     def kernel_seconds(self, kernels: Sequence[Kernel], footprint: Footprint) -> list[float]:
         """Seconds of one run of each kernel, without its launch.

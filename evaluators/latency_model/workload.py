@@ -71,6 +71,10 @@ class _Chain:
             value = round(value / 8) * 8
         return int(min(max(value, low), high))
 
+    def batch(self, high: int) -> int:
+        """Examples in a call; often a single one, which compilers treat differently."""
+        return 1 if self.rng.random() < 0.25 else self.size(1, high)
+
     def weight(self, *shape: int) -> str:
         name = f"w{len(self.params)}"
         self.params[name] = jax.ShapeDtypeStruct(shape, jnp.float32)
@@ -98,18 +102,21 @@ def sample(seed: int, index: int) -> Sampled:
         rng = np.random.default_rng([seed, index, attempt])
         chain = _Chain(rng)
         kind = _KINDS[index % len(_KINDS)]
-        shape: tuple[int, ...] = (chain.size(1, 256), chain.size(4, 2048))
+        shape: tuple[int, ...] = (chain.batch(256), chain.size(4, 2048))
         if kind == "image":
             side = chain.size(4, 112)
             channels = (1, 3)[rng.integers(2)] if rng.random() < 0.3 else chain.size(4, 128)
-            shape = (chain.size(1, 64), side, side, int(channels))
+            shape = (chain.batch(64), side, side, int(channels))
         elif kind == "sequence":
-            shape = (chain.size(1, 32), chain.size(4, 128), 8 * chain.size(2, 64))
+            shape = (chain.batch(32), chain.size(4, 128), 8 * chain.size(2, 64))
         start, cost = shape, 0.0
-        for _ in range(rng.integers(1, 5)):
+        for _ in range(rng.integers(1, 7)):
             shape, work = _grow(chain, kind, shape)
             cost += work
             kind = {2: "matrix", 3: "sequence", 4: "image"}[len(shape)]
+        if rng.random() < 0.6:  # a small result, as models have: what comes before stays inside
+            shape, work = _summary(chain, shape)
+            cost += work
         if cost <= LARGEST and math.prod(start) <= 2**23:
             break
     form = FORMS[int(rng.integers(len(FORMS)))]
@@ -255,6 +262,15 @@ def _flatten(chain: _Chain, shape: tuple[int, ...]) -> _Grown:
 def _global_mean(chain: _Chain, shape: tuple[int, ...]) -> _Grown:
     chain.layers.append(lambda p, x: x.mean((1, 2)))
     return (shape[0], shape[-1]), math.prod(shape)
+
+
+def _summary(chain: _Chain, shape: tuple[int, ...]) -> _Grown:
+    """Means over all positions, and a dense layer."""
+    inner = tuple(range(1, len(shape) - 1))
+    width = chain.size(2, 32)
+    weight = chain.weight(shape[-1], width)
+    chain.layers.append(lambda p, x: x.mean(inner) @ p[weight])
+    return (shape[0], width), float(math.prod(shape) + shape[-1] * width)
 
 
 def _mean(chain: _Chain, shape: tuple[int, ...]) -> _Grown:
