@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -25,6 +25,7 @@ from paretax.evaluators.costs import (
 from paretax.evaluators.latency_model.model import Latency, LatencyModel
 from paretax.evaluators.measurement import Evaluation, Failure, Measurement, Provenance, Reason
 from paretax.evaluators.objectives import unit_of
+from paretax.evaluators.parts import PartsPricer, Price
 from paretax.evaluators.target import ALWAYS, MODELLED, Target
 from paretax.evaluators.workbench import Workbench
 from paretax.hardware_profiles import HardwareProfile
@@ -50,6 +51,10 @@ class TargetsEvaluator:
         self._bench, self._targets, self._wanted = bench, list(targets), {*wanted, *ALWAYS}
         self._compiler = compiler or Compiler()
         self._programs: LeastRecentlyUsed[PortableProgram] = LeastRecentlyUsed(256)
+        self._pricers = [
+            PartsPricer(bench, [t for t in targets if t.parts and t.batch == batch], self._compiler)
+            for batch in dict.fromkeys(t.batch for t in targets if t.parts)
+        ]
         self._scored: LeastRecentlyUsed[tuple[Measurement, ...]] = LeastRecentlyUsed(4096)
 
     @property
@@ -65,18 +70,59 @@ class TargetsEvaluator:
         """
         found: list[Measurement] = []
         failure: Failure | None = None
-        for batch in dict.fromkeys(t.batch for t in self._targets):
-            group = [t for t in self._targets if t.batch == batch]
-            program = self.program(candidate, batch)
-            compiled = self._compiler.compile_all([t.profile for t in group], program)
-            for target, made in zip(group, compiled, strict=True):
-                if isinstance(made, CompileError):
-                    message = f"{target.profile.name}: {made}"
-                    failure = failure or Failure(reason=Reason.COMPILE_ERROR, message=message)
-                    continue
-                found += self._costs(target, made, design_of(target.profile, candidate))
-                failure = failure or _too_large(made, target.profile)
+        priced: dict[str, tuple[CompiledProgram, Price]] = {}
+        for pricer in self._pricers:
+            try:
+                priced |= pricer.score(candidate)
+            except CompileError as error:
+                failure = failure or Failure(reason=Reason.COMPILE_ERROR, message=str(error))
+        for target, made in self._compiled(candidate, [t for t in self._targets if not t.parts]):
+            if isinstance(made, CompileError):
+                message = f"{target.profile.name}: {made}"
+                failure = failure or Failure(reason=Reason.COMPILE_ERROR, message=message)
+                continue
+            found += self._costs(target, made, design_of(target.profile, candidate))
+            failure = failure or _too_large(made, target.profile)
+        for target in self._targets:
+            if target.profile.name in priced:
+                assembled, price = priced[target.profile.name]
+                found += self._of_parts(target, assembled, price)
+                failure = failure or _too_large(assembled, target.profile)
         return Evaluation(measurements=tuple(found), failure=failure)
+
+    def whole(self, candidate: Mapping[str, Any]) -> tuple[Measurement, ...]:
+        """The latencies of whole programs, on the targets that are priced from parts."""
+        return tuple(
+            m
+            for target, made in self._compiled(candidate, [t for t in self._targets if t.parts])
+            if isinstance(made, CompiledProgram)
+            for m in self._costs(target, made, ())
+            if m.objective == "latency"
+        )
+
+    def _compiled(
+        self, candidate: Mapping[str, Any], targets: Sequence[Target]
+    ) -> Iterator[tuple[Target, CompiledProgram | CompileError]]:
+        for batch in dict.fromkeys(t.batch for t in targets):
+            group = [t for t in targets if t.batch == batch]
+            program = self.program(candidate, batch)
+            made = self._compiler.compile_all([t.profile for t in group], program)
+            yield from zip(group, made, strict=True)
+
+    def _of_parts(
+        self, target: Target, program: CompiledProgram, price: Price
+    ) -> list[Measurement]:
+        latency = target.latency_model.predict(program)
+        factor = price.seconds / latency.seconds
+        scaled = replace(
+            latency, seconds=price.seconds, low=latency.low * factor, high=latency.high * factor
+        )
+        about = {"parts": price.parts, "checked": price.checked}
+        return [
+            replace(m, provenance=Provenance.MODELLED, detail={**m.detail, **about})
+            for m in modelled(target, program, scaled, 0.0)
+            if m.objective in self._wanted
+        ]
 
     def program(self, candidate: Mapping[str, Any], batch: int) -> PortableProgram:
         """The deployed program of a candidate, as it is compiled."""

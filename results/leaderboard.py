@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import textwrap
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from tabulate import tabulate
 
 from paretax.evaluators import Objective
+from paretax.results.agreement import model_agreement, parts_agreement
 from paretax.results.pareto import relative_hypervolume
 from paretax.results.run import Run
 from paretax.results.trial import Trial
@@ -123,10 +125,20 @@ def _caption(run: Run, target: str) -> str:
         f"{run.header['machine']['processor']}): {len(run.front(target))} of {len(run.trials)} "
         f"trials on the front; {counts}.",
         *([] if volume is None else [f"Hypervolume {volume:.4f} of the first batch's box."]),
+        *_agreements(run, target),
         "A metric without (test) is of the validation split; `smaller` compares stored bytes "
         "with the same model dense in float32.",
     ]
     return textwrap.fill(" ".join(lines), 100)
+
+
+def _agreements(run: Run, target: str) -> list[str]:
+    """How far modelled latencies were from better ones."""
+    found = {
+        "The model of the latency": model_agreement(run, target),
+        "The latency from parts": parts_agreement(run, target),
+    }
+    return [agreement.describe(kind) for kind, agreement in found.items() if agreement is not None]
 
 
 def hypervolume(run: Run, target: str) -> float | None:
@@ -146,6 +158,13 @@ def _plain(run: Run, target: str) -> dict[str, Any]:
         "target": target,
         "objectives": [o.to_json() for o in run.objectives(target)],
         "hypervolume": hypervolume(run, target),
+        "agreement": {
+            name: None if found is None else asdict(found)
+            for name, found in (
+                ("model", model_agreement(run, target)),
+                ("parts", parts_agreement(run, target)),
+            )
+        },
         "trials": len(run.trials),
         "front": [
             {

@@ -180,7 +180,8 @@ def apply_event(trials: dict[int, Trial], event: Event) -> None:
         trials[number] = replace(trials[number], stopped=int(event["epoch"]))
     elif kind == "tested":
         measurement = Measurement.from_json(event["measurement"])
-        trials[event["trial"]] = replace(trials[event["trial"]], test=measurement)
+        whole = tuple(Measurement.from_json(m) for m in event.get("whole", ()))
+        trials[event["trial"]] = replace(trials[event["trial"]], test=measurement, whole=whole)
 
 
 def weights_file(folder: Path, number: int) -> Path:

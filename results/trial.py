@@ -23,6 +23,7 @@ class Trial:
         rungs: the metric at each rung that it has reached, in their order.
         stopped: the epoch of the rung at which it was stopped; None where it was not.
         test: the metric on the test split; None unless it was on the final front.
+        whole: with it, latencies of whole programs on targets that were priced from parts.
     """
 
     number: int
@@ -35,6 +36,7 @@ class Trial:
     rungs: tuple[Measurement, ...] = ()
     stopped: int | None = None
     test: Measurement | None = None
+    whole: tuple[Measurement, ...] = ()
 
     @property
     def done(self) -> bool:

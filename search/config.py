@@ -40,6 +40,10 @@ class TargetConfig(_Part):
     measure: bool | None = None
     """Whether programs are run on the device; None: on this machine's CPU only."""
 
+    parts: bool = False
+    """Whether a candidate's latency is the sum of its parts, each compiled once; the final front is
+    compiled whole."""
+
     grid: float = Field(default=GRID, ge=0, allow_inf_nan=False)
     """Grams of CO2 equivalent a kilowatt-hour where the device stands."""
 
@@ -176,7 +180,13 @@ class SearchConfig(_Part):
             UsageError: one that does not exist, or whose compiler is not installed.
         """
         made = tuple(
-            Target.of(t.file or t.name, batch=t.batch, grid=t.grid, measure=t.measure)
+            Target.of(
+                t.file or t.name,
+                batch=t.batch,
+                grid=t.grid,
+                measure=t.measure,
+                parts=t.parts,
+            )
             for t in self.targets
         )
         for name in (*self.objectives, *self.limits):

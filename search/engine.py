@@ -438,7 +438,9 @@ class _Search:
         for number, evaluation in executor.run(calls):
             if evaluation.failure is not None:
                 raise SearchError(f"trial {number} cannot be tested: {evaluation.failure.message}")
-            self._note("tested", trial=number, measurement=evaluation.measurements[0].to_json())
+            tested, *whole = (m.to_json() for m in evaluation.measurements)
+            about = {"whole": whole} if whole else {}
+            self._note("tested", trial=number, measurement=tested, **about)
 
     def _metric(self, number: int) -> float:
         """What a trial's training was recorded with."""

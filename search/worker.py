@@ -25,6 +25,7 @@ from paretax.evaluators import (
     Workbench,
     cost_evaluators,
 )
+from paretax.evaluators.targets import TargetsEvaluator
 from paretax.spaces import Candidate
 from paretax.tasks import Data, load_task
 
@@ -123,10 +124,17 @@ class Worker:
             weights = again.weights
         assert weights is not None
         try:
-            return Evaluation(measurements=(self._trainer.test(candidate, weights),))
+            tested = self._trainer.test(candidate, weights)
+            return Evaluation(measurements=(tested, *self._whole(candidate)))
         except (ArithmeticError, ValueError) as error:
             message = f"{type(error).__name__}: {error}"
             return Evaluation(failure=Failure(reason=Reason.DIVERGED, message=message))
+
+    def _whole(self, candidate: Candidate) -> Iterator[Measurement]:
+        """What whole programs say of targets that are priced from parts."""
+        for evaluator in self._costs:
+            if isinstance(evaluator, TargetsEvaluator):
+                yield from evaluator.whole(candidate)
 
 
 def _guarded(

@@ -68,7 +68,7 @@ class Service:
         self._end()
         self._log = tempfile.TemporaryFile()  # noqa: SIM115  open as long as the process
         # What this process was told of its own devices and dumps does not concern the compiler's.
-        inherited = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+        inherited = {k: v for k, v in os.environ.items() if k not in ("XLA_FLAGS", "NPROC")}
         self._process = process = subprocess.Popen(
             [sys.executable, "-m", "paretax.evaluators.compilers.service"],
             stdin=subprocess.PIPE,

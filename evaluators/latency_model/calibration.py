@@ -20,7 +20,7 @@ from paretax.evaluators.latency_model.workload import Sampled, arguments
 from paretax.evaluators.timing import time_calls
 from paretax.hardware_profiles import HardwareProfile
 
-PROGRAMS = 1200
+PROGRAMS = 1000
 """That are measured; about ten minutes on a quiet machine."""
 
 _TRACED_SECONDS = 0.1  # of calls under the profiler
@@ -164,10 +164,12 @@ def _calls(probes: Iterable[Probe], profile: HardwareProfile) -> Iterable[Sample
     for each in probes:
         rest = each.seconds - each.busy
         if rest > _NOISE * each.seconds:
+            call = profile.call_overhead
+            beyond = rest - (plain.starts(each.program) - call)  # arguments and launches
             yield Sample(
                 group=CALL,
                 features=call_features(each.program),
-                log_ratio=math.log(rest / max(plain.starts(each.program), 1e-9)),
+                log_ratio=math.log(max(beyond, 0.2 * call) / call),
             )
 
 

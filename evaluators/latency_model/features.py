@@ -9,7 +9,17 @@ from paretax.evaluators.kernels import Kernel
 from paretax.evaluators.latency_model.roofline import Footprint, bound, peak, product_seconds
 from paretax.hardware_profiles import HardwareProfile
 
-_SHAPE = ("rows", "columns", "sum", "groups", "window", "sum of a position")
+_SHAPE = (
+    "rows",
+    "columns",
+    "sum",
+    "groups",
+    "window",
+    "sum of a position",
+    "evenness of the rows",
+    "evenness of the columns",
+    "evenness of the sum",
+)
 
 NAMES = (
     "roofline seconds",
@@ -34,7 +44,8 @@ NAMES = (
     "width of the dtype",
 )
 """What the numbers are; all are logarithms to the base 2, but for the share and the count of
-products. The shape is the mean of the kernel's products, weighted by their time."""
+products. The shape is the mean of the kernel's products, weighted by their time; the evenness of a
+length is the largest power of two, up to 64, that divides it."""
 
 _WIDTH = {"int4": 4, "int8": 8, "fp8": 8, "fp16": 16, "bf16": 16, "f64": 64}
 
@@ -97,9 +108,16 @@ def call_features(program: CompiledProgram) -> np.ndarray:
 def _shape(kernel: Kernel, profile: HardwareProfile) -> np.ndarray:
     if not kernel.products:
         return np.zeros(len(_SHAPE))
-    rows = [_logs([p.m, p.n, p.k, p.groups, p.window, p.k / p.window]) for p in kernel.products]
+    rows = [
+        _logs([p.m, p.n, p.k, p.groups, p.window, p.k / p.window, *map(_evenness, (p.m, p.n, p.k))])
+        for p in kernel.products
+    ]
     times = [product_seconds(p, kernel.dtype, profile) for p in kernel.products]
     return np.asarray(np.average(rows, axis=0, weights=np.maximum(times, 1e-30)))
+
+
+def _evenness(length: int) -> int:
+    return min(length & -length, 64)
 
 
 def _logs(numbers: list[float]) -> np.ndarray:

@@ -112,7 +112,7 @@ class LatencyModel:
         if self._corrections is None or not self._corrections.knows(CALL):
             return plain
         mean, _ = self._corrections.predict(CALL, call_features(program)[None])
-        return plain * math.exp(mean[0])
+        return plain + self._profile.call_overhead * (math.exp(mean[0]) - 1)
 
     def kernel_seconds(self, kernels: Sequence[Kernel], footprint: Footprint) -> list[float]:
         """Seconds of one run of each kernel, without its launch.

@@ -65,10 +65,11 @@ class _Chain:
     layers: list[_Layer] = field(default_factory=list)
 
     def size(self, low: int, high: int) -> int:
-        """A length, evenly spread on a logarithmic scale, often a multiple of 8."""
+        """A length, evenly spread on a logarithmic scale, mostly a multiple of a power of two."""
         value = round(2 ** self.rng.uniform(math.log2(low), math.log2(high)))
-        if value > 8 and self.rng.random() < 0.6:
-            value = round(value / 8) * 8
+        grain = int(self.rng.choice([1, 8, 16, 32, 64], p=[0.2, 0.2, 0.2, 0.2, 0.2]))
+        if value > grain:
+            value = round(value / grain) * grain
         return int(min(max(value, low), high))
 
     def batch(self, high: int) -> int:

@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+import hashlib
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from paretax.evaluators.cache import LeastRecentlyUsed
 from paretax.evaluators.compilation import deployed_program
-from paretax.evaluators.compilers import CompileError, Compiler, PortableProgram
+from paretax.evaluators.compilers import (
+    CompiledProgram,
+    CompileError,
+    Compiler,
+    PortableProgram,
+)
 from paretax.evaluators.latency_model.roofline import calling_seconds
 from paretax.evaluators.parts.influence import Influence
 from paretax.evaluators.parts.splitting import Part, split
 from paretax.evaluators.target import Target
 from paretax.evaluators.workbench import Workbench
 from paretax.spaces import Candidate, Space
+
+CHECKED = 8
+"""Candidates of a search that are compiled whole as well, to learn what fusion saves."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,49 +80,122 @@ class PartsPricer:
         self._batch = targets[0].batch
         self._compiler = compiler or Compiler()
         self._slots: dict[str, Influence] = {}
-        self._kept: dict[str, Part] = {}
+        self._compiled: set[str] = set()
         self._arguments: dict[str, int] = {}
         self._seconds: dict[tuple[str, str], float] = {}
         self._fusion = {t.profile.name: _Fusion() for t in targets}
         self._history: list[dict[str, Any]] = []
+        self._explored = False
+        self._checked: set[tuple[str, ...]] = set()
+        self._sums: dict[str, list[tuple[float, int, float]]] = {
+            t.profile.name: [] for t in targets
+        }
+        self._split: LeastRecentlyUsed[list[Part]] = LeastRecentlyUsed(1024)
+        self._made: dict[tuple[str, str], CompiledProgram] = {}
 
-    def price(self, candidate: Candidate) -> dict[str, Price]:
-        """Target by target, the price of a candidate; its parts are compiled where they are new."""
-        if not self.knows(candidate):
-            self.learn(candidate)
-        texts = [t for t in self._texts(candidate) if t is not None]
+    def price(self, candidate: Mapping[str, Any]) -> dict[str, Price]:
+        """Target by target, the price of a candidate; its parts are compiled where they are new.
+
+        Before `explore`, each candidate is traced; after it, only one of whose parts not all are
+        known.
+        """
+        texts = self._found(candidate)
         return {t.profile.name: self._price(t, texts) for t in self._targets}
+
+    def assembled(self, candidate: Mapping[str, Any]) -> dict[str, CompiledProgram]:
+        """Target by target, a program of the kernels of all parts, as if it had been compiled."""
+        texts = self._found(candidate)
+        model = self._bench.deployed(candidate)
+        given = [*self._bench.arrays(model).values(), self._bench.batch_shape(self._batch)]
+        size = sum(math.prod(a.shape) * a.dtype.itemsize for a in given)
+        found = {}
+        for target in self._targets:
+            parts = [self._made[text, target.profile.name] for text in texts]
+            inner = max(p.peak_memory - p.argument_bytes for p in parts)
+            hashed = hashlib.sha256(" ".join(texts).encode()).hexdigest()[:24]
+            found[target.profile.name] = CompiledProgram(
+                fingerprint=f"parts-{hashed}",
+                kernels=tuple(k for p in parts for k in p.kernels),
+                peak_memory=size + inner,
+                argument_bytes=size,
+                output_bytes=parts[-1].output_bytes,
+                arguments=len(given),
+                code_size=None,
+                estimate=None,
+                seconds=0.0,
+                compiler=parts[-1].compiler,
+            )
+        return found
+
+    def score(self, candidate: Mapping[str, Any]) -> dict[str, tuple[CompiledProgram, Price]]:
+        """Target by target, a candidate's assembled program and its price.
+
+        The first `CHECKED` candidates are compiled whole too, to learn the correction from them.
+        """
+        known = tuple(self._found(candidate))
+        if len(self._checked) < CHECKED and known not in self._checked:
+            self._checked.add(known)
+            self.check([candidate])
+        prices, programs = self.price(candidate), self.assembled(candidate)
+        return {name: (programs[name], price) for name, price in prices.items()}
+
+    def _found(self, candidate: Mapping[str, Any]) -> list[str]:
+        """The texts of a candidate's parts."""
+        if not self._explored:
+            return [part.text for part in self._parts_of(candidate)]
+        try:
+            return [t for t in self._texts(candidate) if t is not None]
+        except KeyError:
+            return self.learn(candidate)
 
     def prices(self, candidates: Iterable[Candidate]) -> list[dict[str, Price]]:
         """The prices of many."""
         return [self.price(c) for c in candidates]
 
-    def knows(self, candidate: Candidate) -> bool:
+    def knows(self, candidate: Mapping[str, Any]) -> bool:
         """Whether all parts of a candidate are known."""
         try:
             self._texts(candidate)
         except KeyError:
             return False
-        return bool(self._slots)
+        return self._explored
 
-    def learn(self, candidate: Candidate) -> None:
-        """Trace a candidate, and compile those of its parts that are new."""
-        model = self._bench.deployed(candidate)
-        arrays = self._bench.arrays(model)
-        parts = split(deployed_program(model), arrays, self._bench.batch_shape(self._batch))
-        held = {part.slot: part for part in parts}
-        for part in parts:
-            if part.text not in self._kept:
-                self._kept[part.text] = part
-                self._compile(part)
+    def learn(self, candidate: Mapping[str, Any]) -> list[str]:
+        """Compile a candidate's parts, and note which stands in which slot of the model.
+
+        Returns:
+            The texts of its parts.
+
+        Raises:
+            CompileError: a compiler refuses a part.
+        """
+        held = {part.slot: part.text for part in self._parts_of(candidate)}
         plain = dict(candidate)
         for slot in held.keys() - self._slots.keys():
             self._slots[slot] = Influence()
             for other in self._history:
                 self._slots[slot].add(other, None)
         for slot, influence in self._slots.items():
-            influence.add(plain, held[slot].text if slot in held else None)
+            influence.add(plain, held.get(slot))
         self._history.append(plain)
+        return list(held.values())
+
+    def _parts_of(self, candidate: Mapping[str, Any]) -> list[Part]:
+        """A candidate's parts, from its traced program; those that are new are compiled."""
+        model = self._bench.deployed(candidate)
+        parts = self._split.get(
+            (model.key, model.recipe.form),
+            lambda: split(
+                deployed_program(model),
+                self._bench.arrays(model),
+                self._bench.batch_shape(self._batch),
+            ),
+        )
+        for part in parts:
+            if part.text not in self._compiled:
+                self._compile(part)
+                self._compiled.add(part.text)
+        return parts
 
     def explore(self, space: Space, rng: np.random.Generator, rounds: int = 4) -> None:
         """Learn which parameters decide which parts: from neighbours that differ in one value.
@@ -128,18 +212,19 @@ class PartsPricer:
                 near = _neighbour(space, start, parameter.name, rng)
                 if near is not None:
                     self.learn(near)
+        self._explored = True
 
-    def check(self, candidates: Iterable[Candidate]) -> dict[str, list[tuple[float, float]]]:
-        """Compile whole candidates, and learn from them what fusion across parts saves.
+    def check(
+        self, candidates: Iterable[Mapping[str, Any]]
+    ) -> dict[str, list[tuple[float, float]]]:
+        """Compile whole candidates, and learn from all so far what fusion across parts saves.
 
         Returns:
             Target by target the seconds of each candidate: from its parts before this, and whole.
         """
         found: dict[str, list[tuple[float, float]]] = {t.profile.name: [] for t in self._targets}
-        sums: dict[str, list[tuple[float, int, float]]] = {name: [] for name in found}
         for candidate in candidates:
-            before = self.price(candidate)
-            texts = [t for t in self._texts(candidate) if t is not None]
+            before, texts = self.price(candidate), self._found(candidate)
             for target, whole in zip(self._targets, self._whole(candidate), strict=True):
                 if whole is None:
                     continue
@@ -147,8 +232,8 @@ class PartsPricer:
                 found[name].append((before[name].seconds, whole))
                 calling = self._calling(target, texts)
                 busy = sum(self._seconds[text, name] for text in texts)
-                sums[name].append((busy, len(texts) - 1, whole - calling))
-        for name, rows in sums.items():
+                self._sums[name].append((busy, len(texts) - 1, whole - calling))
+        for name, rows in self._sums.items():
             if rows:
                 self._fusion[name] = _fitted(rows)
         return found
@@ -181,11 +266,13 @@ class PartsPricer:
             if isinstance(made, CompileError):
                 raise made
             self._arguments[part.text] = made.arguments
-            whole = target.latency_model.predict(made).seconds
-            calling = calling_seconds(made.arguments, target.profile)
-            self._seconds[part.text, target.profile.name] = whole - calling
+            self._made[part.text, target.profile.name] = made
+            model, launches = target.latency_model, sum(k.count for k in made.kernels)
+            inner = model.predict(made).seconds - model.starts(made)
+            inner += launches * target.profile.launch_overhead
+            self._seconds[part.text, target.profile.name] = inner
 
-    def _whole(self, candidate: Candidate) -> list[float | None]:
+    def _whole(self, candidate: Mapping[str, Any]) -> list[float | None]:
         model = self._bench.deployed(candidate)
         shapes = self._bench.arrays(model), self._bench.batch_shape(self._batch)
         program = PortableProgram(deployed_program(model), shapes)

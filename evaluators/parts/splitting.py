@@ -77,8 +77,10 @@ def split(function: Callable[..., Any], arrays: Mapping[str, Any], inputs: Any) 
         if _multiplies(eqn):
             weights = [names[v] for e in needed for v in _variables(e) if v in names]
             after = 0 if weights else after + 1
-            before = pieces[-1].slot.partition("+")[0]
-            pieces.append(_Piece(weights[0] if weights else f"{before}+{after}", []))
+            before = pieces[-1].slot.partition("+")[0].partition("#")[0]
+            slot = weights[0] if weights else f"{before}+{after}"
+            again = sum(piece.slot.partition("#")[0] == slot for piece in pieces)
+            pieces.append(_Piece(f"{slot}#{again + 1}" if again else slot, []))
         pieces[-1].eqns += needed
     alone = [e for e in eqns if id(e) not in taken]
     used = {v for p in pieces for e in p.eqns for v in e.outvars}

@@ -121,6 +121,7 @@ def test_json_is_stable(run: Run) -> None:
         "target",
         "objectives",
         "hypervolume",
+        "agreement",
         "trials",
         "front",
     ]
