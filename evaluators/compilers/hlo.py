@@ -79,10 +79,10 @@ def _walk(
     results: Collection[str] = (),
 ) -> Iterator[Kernel]:
     for instruction in computation:
-        if instruction.opcode in _FREE:
+        if instruction.opcode in _FREE or instruction.opcode.endswith("-done"):
             continue
         if instruction.opcode in _CALLS:
-            trips = _trips(instruction) if instruction.opcode == "while" else 1
+            trips = _trips(module, computation, instruction) if instruction.opcode == "while" else 1
             for name in _bodies(module, instruction):
                 yield from _walk(module, module.computations[name], clock, count * trips)
             continue
@@ -98,10 +98,26 @@ def _bodies(module: Module, instruction: Instruction) -> Iterable[str]:
     return instruction.called
 
 
-def _trips(instruction: Instruction) -> int:
-    """Of a loop, where XLA found them; else one."""
+def _trips(module: Module, computation: Computation, instruction: Instruction) -> int:
+    """Of a loop: as XLA noted them, or the bound that its condition compares with; else one."""
     found = re.search(r'"known_trip_count":\{"n":"?(\d+)', instruction.rest)
-    return int(found.group(1)) if found else 1
+    if found:
+        return int(found.group(1))
+    condition = module.computations.get(instruction.attribute("condition").lstrip("%"))
+    start = computation.instructions.get(instruction.operands[0]) if instruction.operands else None
+    bounds = []
+    for compare in condition or ():
+        for name in compare.operands if condition and compare.opcode == "compare" else ():
+            source = condition.instructions[name] if condition else compare
+            if source.opcode == "get-tuple-element" and start is not None:
+                place = int(source.attribute("index") or 0)
+                if start.opcode == "tuple" and place < len(start.operands):
+                    source = computation.instructions[start.operands[place]]
+            while source.opcode in ("copy", "bitcast") and source.operands:
+                source = computation.instructions.get(source.operands[0], start or source)
+            value = re.match(r"\((\d+)\)", source.rest) if source.opcode == "constant" else None
+            bounds += [int(value.group(1))] if value else []
+    return max([1, *bounds])
 
 
 @dataclass
@@ -126,9 +142,13 @@ def _kernel(
     given = sum(array.bytes for array, argument in read if argument)
     writes = list(_writes(module, instruction))
     dtype = _widest(d for _, d in work.products) if work.products else _main_dtype(writes)
-    start = instruction.opcode == "copy-start"
-    if start:  # (destination, source, context)
-        reads, writes = [instruction.results[1]], [instruction.results[0]]
+    start = instruction.opcode.endswith("-start")
+    if start:  # of a copy or a slice: its source, its destination, and a flag
+        arrays = [a for a in instruction.results if a.size > 1] or list(instruction.results)
+        moved = min(arrays, key=lambda a: a.bytes)
+        near = next((a for a in arrays if a.near and a.bytes == moved.bytes), moved)
+        far = replace(moved, near=False)
+        reads, writes, work = [far], [near], _Work()
     cycles = re.search(r'"estimated_cycles":"(\d+)"', instruction.rest)
     return Kernel(
         name=instruction.name,

@@ -51,7 +51,7 @@ class Instruction:
         opcode: such as dot.
         results: one array, or those of the tuple.
         operands: names of other instructions of the computation.
-        rest: the attributes, as text.
+        rest: the attributes, as text; of a constant its value.
         index: of a parameter; 0 for all else.
         root: whether it gives the computation's result.
     """
@@ -148,7 +148,7 @@ def _instruction(line: str) -> Instruction:
         opcode=opcode,
         results=tuple(_arrays(shape)),
         operands=tuple(operands),
-        rest=inside[end:],
+        rest=inside if opcode == "constant" else inside[end:],
         index=int(inside[1 : end - 1]) if opcode == "parameter" else 0,
         root=root,
     )

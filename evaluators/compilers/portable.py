@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -31,6 +32,7 @@ class PortableProgram:
         """SHA-256 of its StableHLO; equal graphs have equal ones."""
         traced = jax.jit(self.function).trace(*self.args)
         text = traced.lower(lowering_platforms=PLATFORMS).as_text()
+        text = re.sub(r"module @\S+", "module", text, count=1)  # the function's name
         return hashlib.sha256(text.encode()).hexdigest()[:24]
 
     @cached_property

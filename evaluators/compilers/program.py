@@ -9,9 +9,18 @@ from typing import Any
 from paretax.errors import UsageError
 from paretax.evaluators.kernels import Kernel
 
+_LONGEST = 400  # characters of what a compiler says; some print the whole program
+
 
 class CompileError(RuntimeError):
-    """The target's compiler refused a program; the message has its words."""
+    """The target's compiler refused a program; the message has its first words, in one line."""
+
+    def __init__(self, words: str) -> None:
+        line = " ".join(words.split())
+        super().__init__(line if len(line) <= _LONGEST else f"{line[: _LONGEST - 4]} ...")
+
+    def __reduce__(self) -> tuple[type[CompileError], tuple[str]]:
+        return CompileError, (str(self),)
 
 
 class MissingExtraError(UsageError):

@@ -61,11 +61,13 @@ class Service:
         """End the process."""
         with self._lock:
             self._end()
+            self._close_log()
 
     def _running(self) -> subprocess.Popen[bytes]:
         if self._process is not None and self._process.poll() is None:
             return self._process
         self._end()
+        self._close_log()
         self._log = tempfile.TemporaryFile()  # noqa: SIM115  open as long as the process
         # What this process was told of its own devices and dumps does not concern the compiler's.
         inherited = {k: v for k, v in os.environ.items() if k not in ("XLA_FLAGS", "NPROC")}
@@ -101,6 +103,11 @@ class Service:
         except subprocess.TimeoutExpired:
             process.kill()
             return process.wait()
+
+    def _close_log(self) -> None:
+        if self._log is not None:
+            self._log.close()
+            self._log = None
 
     def _last_words(self) -> str:
         """The end of what the process logged."""

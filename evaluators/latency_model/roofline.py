@@ -192,8 +192,11 @@ def _memory(kernel: Kernel, profile: HardwareProfile, resident: float) -> float:
     far = max(0, kernel.bytes - kernel.bytes_near)
     given = min(kernel.bytes_arguments, far)
     passed = far - given
-    seconds = given / _bandwidth(profile, resident)
-    seconds += passed / _bandwidth(profile, min(resident, 2.0 * kernel.bytes))
+    if profile.kind == "tpu":  # no cache: what is on the chip, the compiler has put there
+        seconds = far / profile.main_memory.bandwidth
+    else:
+        seconds = given / _bandwidth(profile, resident)
+        seconds += passed / _bandwidth(profile, min(resident, 2.0 * kernel.bytes))
     seconds += kernel.bytes_near / profile.memories[0].bandwidth
     reach = LATENCY[profile.kind] if profile.kind in ("gpu", "tpu", "npu") else 0.0
     return seconds + (reach if far else 0.0)
@@ -222,7 +225,8 @@ def program_seconds(
 
     On a GPU the host queues kernels ahead, so that a long kernel hides the launch of the next; on
     a CPU each waits for the one before. Copies that the compiler set beside the kernels hide
-    behind them as far as they are shorter.
+    behind them in part, as the first kernels wait for theirs: the 1.5-norm of the two, as within
+    a kernel.
 
     Args:
         kernels: each with the seconds of one run, without the launch.
@@ -238,7 +242,7 @@ def program_seconds(
             serial += kernel.count * math.hypot(seconds, launch)
         else:
             serial += kernel.count * (seconds + launch)
-    return calling_seconds(arguments, profile) + max(serial, beside)
+    return calling_seconds(arguments, profile) + float((serial**1.5 + beside**1.5) ** (1 / 1.5))
 
 
 def calling_seconds(arguments: int, profile: HardwareProfile) -> float:

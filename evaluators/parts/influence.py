@@ -36,6 +36,11 @@ class Influence:
             return
         while (conflict := self._conflict()) is not None:
             self._add_parameter(*conflict)
+        for name in self.parameters:  # one that was taken early may have become needless
+            before = self.parameters
+            self.parameters = tuple(p for p in before if p != name)
+            if self._conflicts():
+                self.parameters = before
         self._table = {self.key(c): h for c, h in self._seen}
 
     def find(self, candidate: Mapping[str, Any]) -> str | None:

@@ -64,7 +64,8 @@ def split(function: Callable[..., Any], arrays: Mapping[str, Any], inputs: Any) 
     closed = jax.make_jaxpr(function)(dict(arrays), inputs)
     names: dict[Var, str] = dict(zip(closed.jaxpr.invars, sorted(arrays), strict=False))
     fed = set(closed.jaxpr.invars[len(arrays) :])  # what depends on the inputs
-    eqns = closed.jaxpr.eqns
+    constants: dict[Var, Any] = {}
+    eqns, outputs = _flat(closed, list(closed.jaxpr.invars), constants)
     makers = {var: eqn for eqn in eqns for var in eqn.outvars}
     pieces = [_Piece(START, [])]
     taken: set[int] = set()
@@ -84,9 +85,45 @@ def split(function: Callable[..., Any], arrays: Mapping[str, Any], inputs: Any) 
         pieces[-1].eqns += needed
     alone = [e for e in eqns if id(e) not in taken]
     used = {v for p in pieces for e in p.eqns for v in e.outvars}
-    if any(v not in used for v in closed.jaxpr.outvars if v in makers):
+    results = {v for v in outputs if not isinstance(v, Constant)}
+    if any(v not in used for v in results if v in makers):
         pieces[-1].eqns += alone  # outputs that no input reaches
-    return [part for part in _parts(pieces, closed) if part.shapes]
+    return [part for part in _parts(pieces, results, constants) if part.shapes]
+
+
+def _flat(
+    closed: ClosedJaxpr, given: Sequence[Any], constants: dict[Var, Any]
+) -> tuple[list[JaxprEqn], list[Any]]:
+    """The equations of a program, those of calls with products in them in their place.
+
+    Args:
+        closed: the program.
+        given: what stands for its inputs.
+        constants: is told the arrays that it closes over.
+
+    Returns:
+        Equations with variables of their own, as one program may be called twice; the outputs.
+    """
+    known: dict[Var, Any] = dict(zip(closed.jaxpr.invars, given, strict=True))
+    for var, value in zip(closed.jaxpr.constvars, closed.consts, strict=True):
+        known[var] = fresh = type(var)(var.aval)
+        constants[fresh] = value
+    eqns: list[JaxprEqn] = []
+
+    def read(var: Any) -> Any:
+        return var if isinstance(var, Constant) else known[var]
+
+    for eqn in closed.jaxpr.eqns:
+        operands = [read(v) for v in eqn.invars]
+        called = called_jaxpr(eqn)
+        if called is not None and _multiplies(eqn):
+            inner, results = _flat(called, operands, constants)
+            eqns += inner
+        else:
+            results = [type(v)(v.aval) for v in eqn.outvars]
+            eqns.append(eqn.replace(invars=operands, outvars=results))
+        known.update(zip(eqn.outvars, results, strict=True))
+    return eqns, [read(v) for v in closed.jaxpr.outvars]
 
 
 def _variables(eqn: JaxprEqn) -> list[Var]:
@@ -115,9 +152,9 @@ def _multiplies(eqn: JaxprEqn) -> bool:
     return body is not None and any(_multiplies(e) for e in getattr(body, "eqns", ()))
 
 
-def _parts(pieces: Sequence[_Piece], closed: ClosedJaxpr) -> Iterator[Part]:
-    constants = dict(zip(closed.jaxpr.constvars, closed.consts, strict=True))
-    outputs = {v for v in closed.jaxpr.outvars if not isinstance(v, Constant)}
+def _parts(
+    pieces: Sequence[_Piece], outputs: set[Var], constants: Mapping[Var, Any]
+) -> Iterator[Part]:
     later = [{v for p in pieces[i + 1 :] for e in p.eqns for v in _variables(e)}
              for i in range(len(pieces))]  # fmt: skip
     for piece, wanted in zip(pieces, later, strict=True):

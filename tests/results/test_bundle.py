@@ -149,6 +149,7 @@ def test_the_manifest_says_what_the_bundle_is(searched: Run, exported: Path, tri
         assert layout["number"] == ("int" if whole else "float32")
     assert manifest["program"] == {
         "platform": "cpu",
+        "platforms": ["cpu"],
         "inputs": ["batch", 30],
         "dtype": "float32",
         "outputs": ["batch", 2],

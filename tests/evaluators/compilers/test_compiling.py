@@ -49,6 +49,7 @@ def network(weights: dict[str, jax.Array], x: jax.Array) -> jax.Array:
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
         preferred_element_type=kind,
     )
+    x = x.astype(jnp.float32)  # XLA:GPU refuses a convolution that gives int32
     x = jnp.maximum(x, 0).astype(weights["dense"].dtype).reshape(x.shape[0], -1)
     return jnp.matmul(x, weights["dense"], preferred_element_type=kind)
 

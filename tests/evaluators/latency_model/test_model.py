@@ -158,7 +158,7 @@ def test_a_prefetch_hides_behind_the_kernels() -> None:
         overlapped=True,
     )  # fmt: skip
     alone, both = model.predict(program(work)).seconds, model.predict(program(work, copy)).seconds
-    assert both == pytest.approx(alone)
+    assert alone <= both < alone + 0.1 * (0.5e-6 + 2**16 / 819e9)
 
 
 def test_the_compilers_own_estimate_is_taken() -> None:
