@@ -79,6 +79,15 @@ ALLOWED: dict[str, tuple[list[Value], list[Value]]] = {  # name -> values, and o
     "fine_tuning": ([0, 0.0, 0.99], [1, -0.1, False]),
     "qat_start": ([0, 0.0, 0.99], [1, -0.1, False]),
     "stage_rate": ([0.01, 1, 1.0], [0, 1.1, True]),
+    "array_rows": ([1, 128], [0, -1, 8.0, True]),
+    "array_columns": ([1, 128], [0, -1, 8.0, True]),
+    "array_sram_kib": ([1, 4096], [0, 1.5, True]),
+    "array_dram_gbs": ([0.1, 12, 819.0], [0, -1.0, True, "12"]),
+    "array_clock_mhz": ([1, 700.0], [0, -1.0, True, "700"]),
+    "array_dataflow": (
+        ["output_stationary", "weight_stationary", "input_stationary"],
+        ["row_stationary", 0],
+    ),
 }
 PER_SITE = {
     "sparsity",
