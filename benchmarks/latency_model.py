@@ -25,8 +25,8 @@ from scipy.stats import spearmanr
 from paretax.evaluators.compilers.program import CompiledProgram
 from paretax.evaluators.compilers.xla import describe
 from paretax.evaluators.latency_model import workload
-from paretax.evaluators.latency_model.calibrate import calibrated
 from paretax.evaluators.latency_model.calibration import PROGRAMS
+from paretax.evaluators.latency_model.local_profile import calibrated
 from paretax.evaluators.latency_model.model import LatencyModel
 from paretax.evaluators.latency_model.rates import bandwidths
 from paretax.evaluators.timing import Timing, time_calls

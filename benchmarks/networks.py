@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from paretax.evaluators.latency_model.workload import FORMS, Sampled, deployed
+from paretax.evaluators.latency_model.workload import FORMS, Sampled, convolve, deployed
 
 BATCHES = (1, 4, 16, 64)
 MOST = 1.5e9
@@ -161,11 +161,11 @@ def _cnn(rng: np.random.Generator) -> _Made:
                 )
             elif name == "separable":
                 depthwise, pointwise, bias, stride = parts
-                x = jax.nn.relu(_convolve(x, p[depthwise], stride, x.shape[-1]))
-                x = jax.nn.relu(_convolve(x, p[pointwise], 1, 1) + p[bias])
+                x = jax.nn.relu(convolve(x, p[depthwise], stride, x.shape[-1]))
+                x = jax.nn.relu(convolve(x, p[pointwise], 1, 1) + p[bias])
             else:
                 w, bias, gain, stride = parts
-                y = jax.nn.relu(_convolve(x, p[w], stride, 1) * p[gain] + p[bias])
+                y = jax.nn.relu(convolve(x, p[w], stride, 1) * p[gain] + p[bias])
                 x = x + y if name == "residual" and x.shape == y.shape else y
         x = x.reshape(x.shape[0], -1) if flat else x.mean((1, 2))
         return jax.nn.relu(x @ p[hidden[0]]) @ p[hidden[1]]
@@ -216,17 +216,6 @@ def _transformer(rng: np.random.Generator) -> _Made:
 
     a_block = length * (4 * width**2 + 2 * width * inner) + 2 * length**2 * width
     return predict, weights, (length, features), float(length * features * width + depth * a_block)
-
-
-def _convolve(x: jax.Array, weight: jax.Array, stride: int, groups: int) -> jax.Array:
-    return jax.lax.conv_general_dilated(
-        x,
-        weight,
-        (stride, stride),
-        "SAME",
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        feature_group_count=groups,
-    )
 
 
 def _layer_norm(x: jax.Array, gain: jax.Array, bias: jax.Array) -> jax.Array:

@@ -34,16 +34,13 @@ def device_of(profile: HardwareProfile) -> jax.Device:
     Raises:
         UsageError: there is none.
     """
-    platform = _PLATFORMS.get(profile.platform)
-    if platform is not None:
-        try:
-            return jax.devices(platform)[0]
-        except RuntimeError:
-            pass
-    raise UsageError(
-        f"target {profile.name!r} is to be measured, and JAX sees no such device here: run where "
-        "it is (see `accelerator` of a target), or leave out `measure`"
-    )
+    try:
+        return jax.devices(_PLATFORMS[profile.platform])[0]
+    except (KeyError, RuntimeError):  # no platform of JAX, or none of its devices
+        raise UsageError(
+            f"target {profile.name!r} is to be measured, and JAX sees no such device here: run "
+            "where it is, or leave out `measure`"
+        ) from None
 
 
 class MeasuredEvaluator:

@@ -10,6 +10,7 @@ from paretax.evaluators.compilers.targets import target_settings
 from paretax.evaluators.costs import GRID, square_millimetres
 from paretax.evaluators.latency_model.model import LatencyModel
 from paretax.hardware_profiles import HardwareProfile, load_profile
+from paretax.hardware_profiles.profile import Systolic
 
 ALWAYS = ("latency", "memory")
 """What is said of every target, asked for or not."""
@@ -58,11 +59,16 @@ class Target:
 
         Raises:
             UsageError: the profile, or what was learned of it, cannot be read, or it is to be
-                both measured and priced from parts.
+                both measured and priced from parts, or is an array, which has no parts.
             MissingExtraError: its compiler is not installed.
         """
         profile = load_profile(name)
         target_settings(profile)
+        if parts and isinstance(profile.compiler, Systolic):
+            raise UsageError(
+                f"target {profile.name!r} must not be priced from parts: a systolic array takes "
+                "whole programs, which cost nothing to try; leave out `parts`"
+            )
         if measure and parts:
             raise UsageError(
                 f"target {profile.name!r} must be measured or priced from parts, not both: leave "

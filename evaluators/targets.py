@@ -66,7 +66,8 @@ class TargetsEvaluator:
         """Costs on all devices, as far as their compilers take the program.
 
         Memory is compiled, the others modelled from what was compiled. Where a compiler refuses
-        the program, or the device's memory is too small, the rest is scored all the same.
+        the program, or the device's memory is too small, the rest is scored all the same. Where it
+        refuses a part alone, the whole program is compiled.
         """
         found: list[Measurement] = []
         failure: Failure | None = None
@@ -74,9 +75,10 @@ class TargetsEvaluator:
         for pricer in self._pricers:
             try:
                 priced |= pricer.score(candidate)
-            except CompileError as error:
-                failure = failure or Failure(reason=Reason.COMPILE_ERROR, message=str(error))
-        for target, made in self._compiled(candidate, [t for t in self._targets if not t.parts]):
+            except CompileError:
+                continue  # what a compiler refuses alone, it may take within the whole
+        whole = [t for t in self._targets if t.profile.name not in priced]
+        for target, made in self._compiled(candidate, whole):
             if isinstance(made, CompileError):
                 message = f"{target.profile.name}: {made}"
                 failure = failure or Failure(reason=Reason.COMPILE_ERROR, message=message)

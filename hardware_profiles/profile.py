@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -55,13 +56,13 @@ class Cuda(_Sheet):
     platform: Literal["cuda"]
     capability: str = Field(pattern=r"^[0-9]+\.[0-9]$")
     """CUDA compute capability, such as 9.0."""
-    fpus_per_core: int = Field(gt=0)
+    fpus_per_core: int = Field(gt=0, strict=True)
     """FP32 units of a streaming multiprocessor."""
     shared_memory_per_core: Bytes
     """Of a streaming multiprocessor."""
     shared_memory_per_block: Bytes
     """What a thread block may ask for (the opt-in limit)."""
-    threads_per_core: int = Field(gt=0)
+    threads_per_core: int = Field(gt=0, strict=True)
     """Resident threads of a streaming multiprocessor."""
     stand_in: bool = False
     """Whether the device is another maker's, and these settings are the nearest NVIDIA ones."""
@@ -81,8 +82,8 @@ class Systolic(_Sheet):
     """No compiler: the graph's products are laid on an array of multipliers, cycle by cycle."""
 
     platform: Literal["systolic"]
-    rows: int = Field(gt=0)
-    columns: int = Field(gt=0)
+    rows: int = Field(gt=0, strict=True)
+    columns: int = Field(gt=0, strict=True)
     dataflow: Literal["output_stationary", "weight_stationary", "input_stationary"]
     dtype: Dtype
     """In which the array multiplies."""
@@ -126,9 +127,9 @@ class Power(_Sheet):
 class Granularity(_Sheet):
     """The sizes that a product is padded to: (m, k) times (k, n)."""
 
-    m: int = Field(default=1, gt=0)
-    n: int = Field(default=1, gt=0)
-    k: int = Field(default=1, gt=0)
+    m: int = Field(default=1, gt=0, strict=True)
+    n: int = Field(default=1, gt=0, strict=True)
+    k: int = Field(default=1, gt=0, strict=True)
 
 
 class Calibration(_Sheet):
@@ -143,7 +144,7 @@ class Calibration(_Sheet):
     corrections were not fitted on."""
     median_error: float = Field(ge=0, allow_inf_nan=False)
     """Median of |modelled / measured - 1| of these programs."""
-    programs: int = Field(gt=0)
+    programs: int = Field(gt=0, strict=True)
     """That were measured."""
 
 
@@ -175,11 +176,11 @@ class HardwareProfile(_Sheet):
     """Of calling a program, in seconds."""
     argument_overhead: Seconds = 0.0
     """Of each array that a call passes, in seconds."""
-    units: int = Field(gt=0)
+    units: int = Field(gt=0, strict=True)
     """Cores that share a kernel: streaming multiprocessors, tensor cores of a chip, CPU threads."""
     granularity: Granularity
     """Of the unit that multiplies matrices."""
-    vector_bytes: int = Field(gt=0)
+    vector_bytes: int = Field(gt=0, strict=True)
     """Bytes that a vector instruction works on: SIMD register, warp, lanes x sublanes."""
     clock: Frequency
     power: Power
@@ -196,12 +197,6 @@ class HardwareProfile(_Sheet):
     def _consistent(self) -> Self:
         if not self.peak:
             raise ValueError("`peak` is empty: give at least one dtype's rate")
-        for dtype, rate in self.peak.items():
-            if rate <= 0:
-                raise ValueError(
-                    f"the peak of {dtype} must be above 0, got {rate:g}: "
-                    "leave out a dtype that the device lacks"
-                )
         if "f32" not in self.peak:
             raise ValueError("`peak` lacks f32: every program has float32 parts; give its rate")
         if self.f32_products not in self.peak:
@@ -209,14 +204,15 @@ class HardwareProfile(_Sheet):
         if "f32" not in self.energy:
             raise ValueError("`energy` lacks f32: give the energy of a float32 operation")
         for pattern, factor in self.sparsity.items():
-            if not re.fullmatch(r"[1-9][0-9]*:[1-9][0-9]*", pattern) or factor < 1:
+            found = re.fullmatch(r"([1-9][0-9]*):([1-9][0-9]*)", pattern)
+            fewer = found is not None and int(found.group(1)) < int(found.group(2))
+            if not fewer or not math.isfinite(factor) or factor < 1:
                 raise ValueError(
-                    "`sparsity` must give factors of at least 1 for patterns like 2:4, "
-                    f"got {pattern}: {factor}"
+                    "`sparsity` must give finite factors of at least 1 for patterns like 2:4, "
+                    f"the smaller number first, got {pattern}: {factor}"
                 )
-        for memory in self.memories:
-            if memory.size <= 0 or memory.bandwidth <= 0:
-                raise ValueError(f"memory {memory.name!r} must have a size and bandwidth above 0")
+        if not all(source.strip() for source in self.sources):
+            raise ValueError("`sources` has an empty text: say where the figures are from")
         return self
 
     @property

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator
+from pydantic import AfterValidator, BeforeValidator
 
 _DECIMAL = {"": 1.0, "k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15}
 _BINARY = {"Ki": 2.0**10, "Mi": 2.0**20, "Gi": 2.0**30, "Ti": 2.0**40}
@@ -38,6 +38,9 @@ mm2.
 """
 
 
+_ARTICLES = {"energy": "an energy", "area": "an area", "bytes": "a size", "time": "a time"}
+
+
 def parse_quantity(text: object, kind: str) -> float:
     """A quantity in its base unit.
 
@@ -52,7 +55,7 @@ def parse_quantity(text: object, kind: str) -> float:
         >>> parse_quantity("1.5 us", "time")
         1.5e-06
     """
-    units = UNITS[kind]
+    units, named = UNITS[kind], _ARTICLES.get(kind, f"a {kind}")
     usual = {
         "rate": "19.5 TFLOP/s",
         "bytes": "16 GiB",
@@ -65,21 +68,21 @@ def parse_quantity(text: object, kind: str) -> float:
         "area": "0.5 mm2",
     }[kind]
     if isinstance(text, int | float) and not isinstance(text, bool):
-        raise ValueError(f"a {kind} must have a unit, got {text!r}: write it like {usual!r}")
+        raise ValueError(f"{named} must have a unit, got {text!r}: write it like {usual!r}")
     found = _NUMBER.match(text) if isinstance(text, str) else None
     if found is None:
-        raise ValueError(f"a {kind} must be a number and a unit like {usual!r}, got {text!r}")
+        raise ValueError(f"{named} must be a number and a unit like {usual!r}, got {text!r}")
     number, unit = found.groups()
     if unit is None:
-        raise ValueError(f"a {kind} must have a unit, got {text!r}: write it like {usual!r}")
+        raise ValueError(f"{named} must have a unit, got {text!r}: write it like {usual!r}")
     if unit not in units:
-        raise ValueError(f"a {kind} must have a unit like that of {usual!r}, got {text!r}")
+        raise ValueError(f"{named} must have a unit like that of {usual!r}, got {text!r}")
     try:
         value = float(number) * units[unit]
     except ValueError:
-        raise ValueError(f"a {kind} must be a number and a unit, got {text!r}") from None
+        raise ValueError(f"{named} must be a number and a unit, got {text!r}") from None
     if not math.isfinite(value) or value < 0:
-        raise ValueError(f"a {kind} must be finite and not negative, got {text!r}")
+        raise ValueError(f"{named} must be finite and not negative, got {text!r}")
     return value
 
 
@@ -87,12 +90,22 @@ def _reader(kind: str) -> Callable[[Any], float]:
     return lambda text: parse_quantity(text, kind)
 
 
-Rate = Annotated[float, BeforeValidator(_reader("rate"))]
-Bytes = Annotated[float, BeforeValidator(_reader("bytes"))]
-Bandwidth = Annotated[float, BeforeValidator(_reader("bandwidth"))]
+def _above_zero(value: float) -> float:
+    if value == 0:
+        raise ValueError("it must be above 0, got 0: leave out what the device lacks")
+    return value
+
+
+Positive = AfterValidator(_above_zero)
+"""For quantities that no device has none of."""
+
+
+Rate = Annotated[float, BeforeValidator(_reader("rate")), Positive]
+Bytes = Annotated[float, BeforeValidator(_reader("bytes")), Positive]
+Bandwidth = Annotated[float, BeforeValidator(_reader("bandwidth")), Positive]
 Seconds = Annotated[float, BeforeValidator(_reader("time"))]
-Frequency = Annotated[float, BeforeValidator(_reader("frequency"))]
+Frequency = Annotated[float, BeforeValidator(_reader("frequency")), Positive]
 Watts = Annotated[float, BeforeValidator(_reader("power"))]
-Joules = Annotated[float, BeforeValidator(_reader("energy"))]
+Joules = Annotated[float, BeforeValidator(_reader("energy")), Positive]
 Price = Annotated[float, BeforeValidator(_reader("price"))]
 Area = Annotated[float, BeforeValidator(_reader("area"))]

@@ -47,11 +47,15 @@ def is_whole(value: Value) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def choice(name: str, *values: str, per_site: bool = False) -> Setting:
+def choice(name: str, *values: str, per_site: bool = False, number: bool = False) -> Setting:
     """One of some words; the first is the default."""
-    rule = f"one of {', '.join(values)}"
     return Setting(
-        name=name, default=values[0], rule=rule, allows=lambda v: v in values, per_site=per_site
+        name=name,
+        default=values[0],
+        rule=f"one of {', '.join(values)}",
+        allows=lambda v: v in values,
+        per_site=per_site,
+        number=number,
     )
 
 

@@ -13,7 +13,7 @@ from paretax.evaluators.compilers.program import CompiledProgram, CompileError
 from paretax.evaluators.compilers.services import service
 from paretax.evaluators.compilers.store import Store
 from paretax.evaluators.compilers.targets import settings_key, target_settings
-from paretax.evaluators.compilers.xla import compile_exported
+from paretax.evaluators.compilers.xla import REFUSALS, compile_exported
 from paretax.hardware_profiles import HardwareProfile, load_profile
 
 
@@ -96,7 +96,7 @@ def _compile(settings: dict[str, Any], program: PortableProgram) -> CompiledProg
         case "cpu":
             try:
                 return compile_exported(program.exported, settings, program.fingerprint)
-            except Exception as error:
+            except REFUSALS as error:
                 raise CompileError(f"{type(error).__name__}: {error}") from error
     return service(settings["platform"]).compile(program.exported, settings, program.fingerprint)
 

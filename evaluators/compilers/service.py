@@ -53,7 +53,7 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what libraries print is not an answer
     os.environ.update(ENVIRONMENT)
-    from paretax.evaluators.compilers.xla import compile_exported
+    from paretax.evaluators.compilers.xla import REFUSALS, compile_exported
 
     write_message(answers, {"ready": True})
     while True:
@@ -63,7 +63,9 @@ def main() -> None:
             return
         try:
             program = compile_exported(exported, request["settings"], request["fingerprint"])
-        except Exception as error:  # noqa: BLE001  a compiler may raise anything
+        except (
+            REFUSALS
+        ) as error:  # anything else ends the process, and the parent has its last words
             write_message(answers, {"error": f"{type(error).__name__}: {error}"})
         else:
             write_message(answers, {"program": program.to_json()}, program.text.encode())

@@ -10,10 +10,12 @@ import tempfile
 import threading
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from paretax.evaluators.compilers.program import CompiledProgram, CompileError
 from paretax.evaluators.compilers.service import ENVIRONMENT, read_message, write_message
+
+_LOG_END = 4096  # bytes of a process's log, of which the last lines are told
 
 
 class Service:
@@ -25,7 +27,7 @@ class Service:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
-        self._log: IO[bytes] | None = None
+        self._log: int | None = None
 
     def compile(
         self, exported: bytes, settings: Mapping[str, Any], fingerprint: str
@@ -68,7 +70,8 @@ class Service:
             return self._process
         self._end()
         self._close_log()
-        self._log = tempfile.TemporaryFile()  # noqa: SIM115  open as long as the process
+        self._log, name = tempfile.mkstemp()
+        Path(name).unlink()  # it lives as long as it is open
         # What this process was told of its own devices and dumps does not concern the compiler's.
         inherited = {k: v for k, v in os.environ.items() if k not in ("XLA_FLAGS", "NPROC")}
         self._process = process = subprocess.Popen(
@@ -106,15 +109,16 @@ class Service:
 
     def _close_log(self) -> None:
         if self._log is not None:
-            self._log.close()
+            os.close(self._log)
             self._log = None
 
     def _last_words(self) -> str:
         """The end of what the process logged."""
         if self._log is None:
             return ""
-        self._log.seek(0)
-        lines = self._log.read().decode(errors="replace").strip().splitlines()
+        size = os.fstat(self._log).st_size
+        log = os.pread(self._log, _LOG_END, max(0, size - _LOG_END))
+        lines = log.decode(errors="replace").strip().splitlines()
         return " | ".join(lines[-3:]) or "it said nothing"
 
 

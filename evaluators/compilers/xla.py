@@ -16,6 +16,9 @@ from paretax.evaluators.compilers.hlo import kernels_of
 from paretax.evaluators.compilers.hlo_text import parse_module
 from paretax.evaluators.compilers.program import CompiledProgram
 
+REFUSALS = (jax.errors.JaxRuntimeError, NotImplementedError)
+"""What XLA raises where it refuses a program: while compiling, or while lowering."""
+
 
 def compile_exported(
     exported: bytes, settings: Mapping[str, Any], fingerprint: str
@@ -28,7 +31,7 @@ def compile_exported(
         fingerprint: of the result.
 
     Raises:
-        Exception: what the compiler raises, which depends on its kind.
+        REFUSALS: the compiler refuses the program.
     """
     program = jax.export.deserialize(bytearray(exported))
     platform = settings["platform"]

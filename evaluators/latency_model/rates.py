@@ -86,10 +86,10 @@ def _in_place(function: Callable[[jax.Array], jax.Array], count: int) -> float:
     array = jnp.ones(count)
     compiled = jax.jit(function, donate_argnums=0).lower(array).compile()
 
-    def call() -> jax.Array:
+    def call() -> Any:
         nonlocal array
         array = compiled(array)
-        return array  # type: ignore[no-any-return]
+        return array
 
     return _kernels(compiled, call)
 

@@ -193,7 +193,7 @@ def _convolution(chain: _Chain, shape: tuple[int, ...]) -> _Grown:
     weight, bias = chain.weight(side, side, shape[-1], width), chain.weight(width)
 
     def layer(p: dict[str, jax.Array], x: jax.Array) -> jax.Array:
-        return act(_convolve(x, p[weight], stride, 1) + p[bias])
+        return act(convolve(x, p[weight], stride, 1) + p[bias])
 
     chain.layers.append(layer)
     out = (shape[0], -(-shape[1] // stride), -(-shape[2] // stride), width)
@@ -204,12 +204,13 @@ def _depthwise(chain: _Chain, shape: tuple[int, ...]) -> _Grown:
     side, stride = int(chain.rng.choice([3, 5])), int(chain.rng.choice([1, 2]))
     act = chain.activation()
     weight = chain.weight(side, side, 1, shape[-1])
-    chain.layers.append(lambda p, x: act(_convolve(x, p[weight], stride, x.shape[-1])))
+    chain.layers.append(lambda p, x: act(convolve(x, p[weight], stride, x.shape[-1])))
     out = (shape[0], -(-shape[1] // stride), -(-shape[2] // stride), shape[-1])
     return out, 20.0 * math.prod(out) * side * side  # slow on many backends
 
 
-def _convolve(x: jax.Array, weight: jax.Array, stride: int, groups: int) -> jax.Array:
+def convolve(x: jax.Array, weight: jax.Array, stride: int, groups: int) -> jax.Array:
+    """A padded convolution of images (batch, rows, columns, channels)."""
     return jax.lax.conv_general_dilated(
         x,
         weight,

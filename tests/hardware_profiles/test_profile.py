@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import re
 from importlib.resources import files
 from itertools import pairwise
@@ -98,8 +99,8 @@ def test_a_nearer_memory_is_faster_and_smaller(profile: HardwareProfile) -> None
 def test_fewer_bits_are_no_slower_on_an_accelerator(profile: HardwareProfile) -> None:
     if profile.kind not in ACCELERATORS:
         return
-    for dtype in {"fp16", "bf16", "tf32"} & set(profile.peak):
-        assert profile.peak[dtype] >= profile.peak["f32"]  # type: ignore[index]
+    for dtype in set(profile.peak) & {"fp16", "bf16", "tf32"}:
+        assert profile.peak[dtype] >= profile.peak["f32"]
     if {"int4", "int8"} <= set(profile.peak):
         assert profile.peak["int4"] >= profile.peak["int8"]
     if {"fp8", "bf16"} <= set(profile.peak):
@@ -169,7 +170,8 @@ def test_devices_that_are_rented_have_a_price(profile: HardwareProfile) -> None:
     ],
 )
 def test_published_rates(name: str, dtype: str, rate: float) -> None:
-    assert load_profile(name).peak[dtype] == pytest.approx(rate)  # type: ignore[index]
+    rates = {str(known): value for known, value in load_profile(name).peak.items()}
+    assert rates[dtype] == pytest.approx(rate)
 
 
 @pytest.mark.parametrize(
@@ -256,7 +258,7 @@ def test_a_missing_key_is_named(key: str) -> None:
     ("path", "value", "message"),
     [
         (("peak", "bf16"), "-1 TFLOP/s", "peak.bf16: a rate must be .* not negative, got '-1 TFL"),
-        (("peak", "bf16"), "0 TFLOP/s", "the peak of bf16 must be above 0, got 0: leave out"),
+        (("peak", "bf16"), "0 TFLOP/s", "peak.bf16: it must be above 0, got 0: leave out"),
         (("peak", "bf61"), "1 TFLOP/s", "unknown dtype 'bf61' in `peak` of x.*mean 'bf16'.*Valid"),
         (("energy", "fp61"), "1 pJ", "unknown dtype 'fp61' in `energy` of x.*mean 'fp16'.*Valid"),
         (("peak", "bf16"), 312, "peak.bf16: a rate must have a unit, got 312: write it like '19"),
@@ -274,7 +276,7 @@ def test_a_missing_key_is_named(key: str) -> None:
         (("granularity", "q"), 1, "unknown key 'q' in `granularity` of x.*Valid: m, n, k"),
         (("memories", 1, "size"), DELETED, "x lacks the key 'memories.1.size': add it"),
         (("compiler", "threads_per_core"), DELETED, "x lacks the key 'compiler.threads_per_core'"),
-        (("memories", 0, "size"), "0 B", "memory 'L2' must have a size and bandwidth above 0"),
+        (("memories", 0, "size"), "0 B", "memories.0.size: it must be above 0, got 0"),
         (("memories",), [], "memories: must have at least one entry, got"),
         (("memories",), None, "memories: must be a list, got None"),
         (("name",), "A GPU", "name: must be lower-case letters.*got 'A GPU'"),
@@ -285,8 +287,19 @@ def test_a_missing_key_is_named(key: str) -> None:
         (("sources",), "its maker", "sources: must be a list, got 'its maker'"),
         (("sources",), None, "sources: must be a list, got None"),
         (("power", "idle"), "800 W", "power: idle must not exceed peak, got 800 W > 700 W"),
-        (("sparsity",), {"2-4": 2.0}, "`sparsity` must give factors .* like 2:4, got 2-4: 2.0"),
-        (("sparsity",), {"2:4": 0.5}, "`sparsity` must give factors of at least 1.*got 2:4: 0.5"),
+        (("sparsity",), {"2-4": 2.0}, "`sparsity` must give .* like 2:4, .*, got 2-4: 2.0"),
+        (("sparsity",), {"2:4": 0.5}, "`sparsity` must give .* of at least 1.*got 2:4: 0.5"),
+        (("sparsity",), {"4:2": 2.0}, "the smaller number first, got 4:2: 2.0"),
+        (("sparsity",), {"2:4": math.inf}, "`sparsity` must give finite factors.*got 2:4: inf"),
+        (("sparsity",), {"2:4": math.nan}, "`sparsity` must give finite factors.*got 2:4: nan"),
+        (("units",), "108", "units: must be a whole number, got '108'"),
+        (("units",), True, "units: must be a whole number, got True"),
+        (("units",), 108.0, "units: must be a whole number, got 108.0"),
+        (("vector",), "0 FLOP/s", "vector: it must be above 0, got 0"),
+        (("clock",), "0 Hz", "clock: it must be above 0, got 0"),
+        (("energy", "f32"), "0 pJ", "energy.f32: it must be above 0, got 0"),
+        (("sources",), [""], "`sources` has an empty text: say where"),
+        (("sources",), ["a data sheet", "  "], "`sources` has an empty text: say where"),
         (("sparsity",), {"2:4": "twice"}, "sparsity.2:4: must be a number, got 'twice'"),
         (("compiler", "platform"), "cudaa", "unknown platform 'cudaa' .*mean 'cuda'.*Valid: cpu"),
         (("compiler", "platform"), DELETED, "x lacks the key 'compiler.platform': add it"),

@@ -64,7 +64,7 @@ def test_capital_and_small_prefixes_differ() -> None:
     ("text", "kind", "message"),
     [
         (312, "rate", "a rate must have a unit, got 312: write it like '19.5 TFLOP/s'"),
-        (1.5, "bytes", "a bytes must have a unit, got 1.5: write it like '16 GiB'"),
+        (1.5, "bytes", "a size must have a unit, got 1.5: write it like '16 GiB'"),
         ("312", "rate", "a rate must have a unit, got '312': write it like '19.5 TFLOP/s'"),
         ("3 GB/s", "rate", "unit like that of '19.5 TFLOP/s', got '3 GB/s'"),
         ("3 TFLOPS", "rate", "unit like that of '19.5 TFLOP/s', got '3 TFLOPS'"),

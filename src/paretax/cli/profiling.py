@@ -78,8 +78,8 @@ def calibrate(
 
     apply_worker_environment()
     from paretax.cli.progress import bar
-    from paretax.evaluators.latency_model.calibrate import calibrated, write_profile
     from paretax.evaluators.latency_model.calibration import PROGRAMS
+    from paretax.evaluators.latency_model.local_profile import calibrated, write_profile
     from paretax.hardware_profiles import load_profile
     from paretax.hardware_profiles.profile import calibrated_path
 

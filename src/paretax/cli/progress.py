@@ -7,9 +7,22 @@ from contextlib import contextmanager
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    ProgressColumn,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+)
 
 from paretax.search import Status
+
+
+def _shown(*columns: ProgressColumn) -> Progress:
+    """Columns and the time that went by, on standard error; nothing where that is no terminal."""
+    console = Console(stderr=True)
+    return Progress(*columns, TimeElapsedColumn(), console=console, disable=not console.is_terminal)
 
 
 @contextmanager
@@ -19,14 +32,10 @@ def bar(description: str, total: int) -> Iterator[Callable[[int], None]]:
     Yields:
         What is told how much is done.
     """
-    console = Console(stderr=True)
-    shown = Progress(
+    shown = _shown(
         TextColumn("{task.description}"),
         BarColumn(bar_width=24),
         TextColumn("{task.completed}/{task.total}"),
-        TimeElapsedColumn(),
-        console=console,
-        disable=not console.is_terminal,
     )
     with shown:
         task = shown.add_task(description, total=total)
@@ -37,15 +46,11 @@ class Bar:
     """Shows the status of a search while it is entered."""
 
     def __init__(self) -> None:
-        console = Console(stderr=True)
-        self._bar = Progress(
+        self._bar = _shown(
             SpinnerColumn(),
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
             TextColumn("{task.fields[text]}"),
-            TimeElapsedColumn(),
-            console=console,
-            disable=not console.is_terminal,
         )
         self._task = self._bar.add_task("starting", total=None, text="")
 
