@@ -66,7 +66,7 @@ def main() -> None:
     given, began = arguments(__doc__ or ""), time.perf_counter()
     judged = [_prepare(n, i) for i, n in enumerate(networks(SEED, NETWORKS))]
     print(f"{len(judged)} networks compiled in {time.perf_counter() - began:.0f} s", flush=True)
-    programs = PROGRAMS // 2 if given.quick else PROGRAMS
+    programs = PROGRAMS * 2 // 5 if given.quick else PROGRAMS
     learned = calibrated(load_profile("cpu"), programs, progress=_interleaved(judged, programs))
     print(
         f"calibrated on {learned.programs} programs ({learned.dropped} dropped), networks measured "

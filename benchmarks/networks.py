@@ -20,8 +20,8 @@ import numpy as np
 from paretax.evaluators.latency_model.workload import FORMS, Sampled, convolve, deployed
 
 BATCHES = (1, 4, 16, 64)
-MOST = 1.5e9
-"""Multiplications of a call, at most: about 0.1 s on one core."""
+MOST = 8e8
+"""Multiplications of a call, at most: about 0.05 s on one core."""
 
 Params = dict[str, Any]
 _Predict = Callable[[Params, Params, jax.Array], jax.Array]

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from reporting import arguments, finish, show
 from scipy.stats import spearmanr
@@ -42,7 +43,16 @@ SPACE = {
         "when": {"quantize": False},
     },
 }
+QUICK = SPACE | {
+    "channels": {"type": "ordinal", "choices": [8, 32]},
+    "depth": {"type": "int", "low": 1, "high": 2},
+    "hidden": {"type": "ordinal", "choices": [32, 256]},
+}
+"""Fewer parts to compile; as many candidates, as their learning rates differ."""
+
 BATCH = 32
+JUDGED = 40
+"""Candidates that are compiled whole to judge the parts."""
 
 
 def main() -> None:
@@ -54,7 +64,8 @@ def main() -> None:
         bench = Workbench(load_task("mnist5k", []))
         targets = _targets(BATCH)
         warm = _warm(bench, targets, compiler, 10 if given.quick else 40)
-        parts = _parts(bench, targets, compiler, 40)
+        space = parse_space(QUICK if given.quick else SPACE)
+        parts = _parts(bench, targets, compiler, space)
     whole = parts.pop("seconds a whole candidate")
     ratio = 1000 * whole / parts["parts_s_1000"]
     show(
@@ -80,6 +91,8 @@ def _cold(folder: Path) -> float:
     for platform in ("tpu", "cuda"):
         service(platform).start()
     evaluator.evaluate({"width": 8, "depth": 1}, 0)  # the compilers' own first steps
+    # Neither does JAX find what it compiled in another run.
+    jax.config.update("jax_enable_compilation_cache", False)
     before, start = compiler.compilations, time.perf_counter()
     found = evaluator.evaluate({"width": 64, "depth": 2}, 0)
     seconds = time.perf_counter() - start
@@ -130,9 +143,9 @@ def _warm(bench: Workbench, targets: list[Target], compiler: Compiler, count: in
 
 
 def _parts(
-    bench: Workbench, targets: list[Target], compiler: Compiler, count: int
+    bench: Workbench, targets: list[Target], compiler: Compiler, space: Space
 ) -> dict[str, Any]:
-    space, rng = parse_space(SPACE), np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     pricer = PartsPricer(bench, targets, compiler)
     start = time.perf_counter()
     pricer.explore(space, rng)
@@ -148,8 +161,8 @@ def _parts(
     seconds = time.perf_counter() - start
     assert compiler.compilations == compiled, "a part was not known"
     start = time.perf_counter()
-    found = pricer.check(candidates[:count])
-    whole = (time.perf_counter() - start) / count
+    found = pricer.check(candidates[:JUDGED])
+    whole = (time.perf_counter() - start) / JUDGED
     rows = []
     for target, pairs in found.items():
         table = np.array(pairs)

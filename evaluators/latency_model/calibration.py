@@ -111,7 +111,7 @@ def learn(probes: Sequence[Probe], profile: HardwareProfile, seed: int = 0) -> L
     _check_enough(kept, probes)
     profile = _with_overheads(kept, profile)
     calls = LatencyModel(profile, fit(list(_calls(kept, profile)), seed))
-    kept = [p for p in kept if _agrees(p, calls)]
+    kept = [p for p in kept if _agrees(p, calls, profile.launch_overhead)]
     _check_enough(kept, probes)
     profile = _with_overheads(kept, profile)
     seen = [p for i, p in enumerate(kept) if i % _HELD_OUT]
@@ -152,20 +152,21 @@ def _with_overheads(probes: Sequence[Probe], profile: HardwareProfile) -> Hardwa
     return profile.model_copy(update={"call_overhead": call, "launch_overhead": launch})
 
 
-def _agrees(probe: Probe, model: LatencyModel) -> bool:
+def _agrees(probe: Probe, model: LatencyModel, launch: float) -> bool:
     """Whether a program's kernels, and calling it, add up to its time."""
-    whole = probe.busy + model.starts(probe.program)
+    launches = sum(k.count for k in probe.program.kernels) * launch
+    whole = probe.busy + launches + model.calling(probe.program)
     return abs(whole - probe.seconds) <= _AGREE * probe.seconds
 
 
 def _calls(probes: Iterable[Probe], profile: HardwareProfile) -> Iterable[Sample]:
     """What calls take beyond their kernels, where that is more than the noise of these."""
-    plain = LatencyModel(profile)
+    call = profile.call_overhead
     for each in probes:
         rest = each.seconds - each.busy
         if rest > _NOISE * each.seconds:
-            call = profile.call_overhead
-            beyond = rest - (plain.starts(each.program) - call)  # arguments and launches
+            launches = sum(k.count for k in each.program.kernels) * profile.launch_overhead
+            beyond = rest - launches - each.program.arguments * profile.argument_overhead
             yield Sample(
                 group=CALL,
                 features=call_features(each.program),

@@ -16,9 +16,10 @@ from paretax.evaluators.latency_model.corrections import CALL, Corrections
 from paretax.evaluators.latency_model.features import call_features, features
 from paretax.evaluators.latency_model.roofline import (
     Footprint,
+    Queue,
     bound,
     calling_seconds,
-    program_seconds,
+    queue,
 )
 from paretax.hardware_profiles import HardwareProfile
 
@@ -87,11 +88,9 @@ class LatencyModel:
         bounds = [bound(k, self._profile, footprint) for k in program.kernels]
         compute = sum(k.count * b.compute for k, b in zip(program.kernels, bounds, strict=True))
         memory = sum(k.count * b.memory for k, b in zip(program.kernels, bounds, strict=True))
-        starts = self.starts(program)
-        if self._corrections is not None and self._corrections.knows(CALL):
-            total = starts + sum(k.count * s for k, s in pairs)
-        else:
-            total = program_seconds(pairs, program.arguments, self._profile)
+        calling = self.calling(program)
+        total = calling + queue(pairs, self._profile).seconds
+        starts = calling + sum(k.count for k in program.kernels) * self._profile.launch_overhead
         whole = max(compute + memory + starts, 1e-30)
         return Latency(
             seconds=total,
@@ -105,10 +104,14 @@ class LatencyModel:
             },
         )
 
-    def starts(self, program: CompiledProgram) -> float:
-        """Seconds of a call and of all its launches."""
+    def queue(self, program: CompiledProgram) -> Queue:
+        """The kernels of a program, without its call."""
+        seconds = self.kernel_seconds(program.kernels, footprint_of(program))
+        return queue(list(zip(program.kernels, seconds, strict=True)), self._profile)
+
+    def calling(self, program: CompiledProgram) -> float:
+        """Seconds of a call, without its kernels and their launches."""
         plain = calling_seconds(program.arguments, self._profile)
-        plain += sum(k.count for k in program.kernels) * self._profile.launch_overhead
         if self._corrections is None or not self._corrections.knows(CALL):
             return plain
         mean, _ = self._corrections.predict(CALL, call_features(program)[None])

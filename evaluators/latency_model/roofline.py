@@ -218,19 +218,38 @@ def _bandwidth(profile: HardwareProfile, size: float) -> float:
     return levels[-1].bandwidth
 
 
-def program_seconds(
-    kernels: list[tuple[Kernel, float]], arguments: int, profile: HardwareProfile
-) -> float:
-    """A call: its kernels, one after another, and the calling.
+@dataclass(frozen=True, kw_only=True)
+class Queue:
+    """What a device works through in a call, in seconds.
 
-    On a GPU the host queues kernels ahead, so that a long kernel hides the launch of the next; on
-    a CPU each waits for the one before. Copies that the compiler set beside the kernels hide
-    behind them in part, as the first kernels wait for theirs: the 1.5-norm of the two, as within
-    a kernel.
+    Args:
+        serial: of the kernels, which run one after another, with their launches.
+        beside: of the copies that the compiler set beside them.
+    """
+
+    serial: float = 0.0
+    beside: float = 0.0
+
+    def __add__(self, other: Queue) -> Queue:
+        """One after the other."""
+        return Queue(serial=self.serial + other.serial, beside=self.beside + other.beside)
+
+    @property
+    def seconds(self) -> float:
+        """Copies hide behind kernels in part, as the first kernels wait for theirs: the 1.5-norm
+        of the two, as within a kernel.
+        """
+        return float((self.serial**1.5 + self.beside**1.5) ** (1 / 1.5))
+
+
+def queue(kernels: list[tuple[Kernel, float]], profile: HardwareProfile) -> Queue:
+    """The kernels of a program.
+
+    On a GPU the host queues kernels ahead, so that a long kernel hides the launch of the next;
+    elsewhere each waits for the one before.
 
     Args:
         kernels: each with the seconds of one run, without the launch.
-        arguments: how many arrays a call passes.
         profile: of the device.
     """
     launch = profile.launch_overhead
@@ -242,7 +261,7 @@ def program_seconds(
             serial += kernel.count * math.hypot(seconds, launch)
         else:
             serial += kernel.count * (seconds + launch)
-    return calling_seconds(arguments, profile) + float((serial**1.5 + beside**1.5) ** (1 / 1.5))
+    return Queue(serial=serial, beside=beside)
 
 
 def calling_seconds(arguments: int, profile: HardwareProfile) -> float:

@@ -18,7 +18,7 @@ from paretax.evaluators.compilers import (
     Compiler,
     PortableProgram,
 )
-from paretax.evaluators.latency_model.roofline import calling_seconds
+from paretax.evaluators.latency_model.roofline import Queue, calling_seconds
 from paretax.evaluators.parts.influence import Influence
 from paretax.evaluators.parts.splitting import Part, split
 from paretax.evaluators.target import Target
@@ -82,7 +82,7 @@ class PartsPricer:
         self._slots: dict[str, Influence] = {}
         self._compiled: set[str] = set()
         self._arguments: dict[str, int] = {}
-        self._seconds: dict[tuple[str, str], float] = {}
+        self._queues: dict[tuple[str, str], Queue] = {}
         self._fusion = {t.profile.name: _Fusion() for t in targets}
         self._history: list[dict[str, Any]] = []
         self._explored = False
@@ -231,7 +231,7 @@ class PartsPricer:
                 name = target.profile.name
                 found[name].append((before[name].seconds, whole))
                 calling = self._calling(target, texts)
-                busy = sum(self._seconds[text, name] for text in texts)
+                busy = self._busy(texts, name)
                 self._sums[name].append((busy, len(texts) - 1, whole - calling))
         for name, rows in self._sums.items():
             if rows:
@@ -241,7 +241,7 @@ class PartsPricer:
     def _price(self, target: Target, texts: Sequence[str]) -> Price:
         name = target.profile.name
         fusion = self._fusion[name]
-        busy = sum(self._seconds[text, name] for text in texts)
+        busy = self._busy(texts, name)
         saved = fusion.cut * (len(texts) - 1)
         inner = max(fusion.share * busy - saved, 0.1 * busy)
         return Price(
@@ -249,6 +249,10 @@ class PartsPricer:
             parts=len(texts),
             checked=fusion.checked,
         )
+
+    def _busy(self, texts: Sequence[str], target: str) -> float:
+        """Seconds of the kernels of parts, as if they stood in one program."""
+        return sum((self._queues[text, target] for text in texts), Queue()).seconds
 
     def _calling(self, target: Target, texts: Sequence[str]) -> float:
         return calling_seconds(sum(self._arguments[t] for t in texts), target.profile)
@@ -267,10 +271,7 @@ class PartsPricer:
                 raise made
             self._arguments[part.text] = made.arguments
             self._made[part.text, target.profile.name] = made
-            model, launches = target.latency_model, sum(k.count for k in made.kernels)
-            inner = model.predict(made).seconds - model.starts(made)
-            inner += launches * target.profile.launch_overhead
-            self._seconds[part.text, target.profile.name] = inner
+            self._queues[part.text, target.profile.name] = target.latency_model.queue(made)
 
     def _whole(self, candidate: Mapping[str, Any]) -> list[float | None]:
         model = self._bench.deployed(candidate)

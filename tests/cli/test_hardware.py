@@ -110,13 +110,11 @@ def test_profiles(command: Any, tmp_path: Path) -> None:
     assert yaml.safe_load(shown)["name"] == "mine"
 
 
+@pytest.mark.slow  # measures, so it wants a quiet machine
 def test_calibrating(command: Any, tmp_path: Path) -> None:
-    """Twenty programs: too few to be good, enough to be written, read and used."""
+    """Forty programs: too few to be good, enough to be written, read and used."""
     path = tmp_path / "here.yaml"
     outcome = command("profiles", "calibrate", "--programs", 40, "-o", path)
-    if outcome.code == 1:  # a machine that tests keep busy may refuse
-        assert "calibrate while nothing else runs" in outcome.err
-        return
     assert outcome.code == 0, outcome
     assert "programs measured" in outcome.out
     plain = yaml.safe_load(path.read_text("utf-8"))
