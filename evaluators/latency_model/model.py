@@ -104,10 +104,14 @@ class LatencyModel:
             },
         )
 
-    def queue(self, program: CompiledProgram) -> Queue:
-        """The kernels of a program, without its call."""
+    def queues(self, program: CompiledProgram) -> tuple[Queue, Queue]:
+        """The kernels of a program with products, and the others, without its call."""
         seconds = self.kernel_seconds(program.kernels, footprint_of(program))
-        return queue(list(zip(program.kernels, seconds, strict=True)), self._profile)
+        pairs = list(zip(program.kernels, seconds, strict=True))
+        return (
+            queue([(k, s) for k, s in pairs if k.products], self._profile),
+            queue([(k, s) for k, s in pairs if not k.products], self._profile),
+        )
 
     def calling(self, program: CompiledProgram) -> float:
         """Seconds of a call, without its kernels and their launches."""

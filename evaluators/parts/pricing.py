@@ -49,14 +49,21 @@ class _Fusion:
     """How much of its parts' time a whole program takes on a target.
 
     Args:
-        share: of the parts' kernels.
+        products: share of the kernels with products that is left.
+        others: share of the other kernels: some only carry values from part to part.
         cut: seconds that each cut between two parts adds, and the whole saves.
         checked: whole programs that say so.
     """
 
-    share: float = 1.0
+    products: float = 1.0
+    others: float = 1.0
     cut: float = 0.0
     checked: int = 0
+
+    def seconds(self, products: float, others: float, cuts: int) -> float:
+        """Of the kernels of a whole program, at least a tenth of those of its parts."""
+        whole = self.products * products + self.others * others - self.cut * cuts
+        return max(whole, 0.1 * (products + others))
 
 
 class PartsPricer:
@@ -82,12 +89,12 @@ class PartsPricer:
         self._slots: dict[str, Influence] = {}
         self._compiled: set[str] = set()
         self._arguments: dict[str, int] = {}
-        self._queues: dict[tuple[str, str], Queue] = {}
+        self._queues: dict[tuple[str, str], tuple[Queue, Queue]] = {}
         self._fusion = {t.profile.name: _Fusion() for t in targets}
         self._history: list[dict[str, Any]] = []
         self._explored = False
         self._checked: set[tuple[str, ...]] = set()
-        self._sums: dict[str, list[tuple[float, int, float]]] = {
+        self._sums: dict[str, list[tuple[float, float, int, float]]] = {
             t.profile.name: [] for t in targets
         }
         self._split: LeastRecentlyUsed[list[Part]] = LeastRecentlyUsed(1024)
@@ -232,7 +239,7 @@ class PartsPricer:
                 found[name].append((before[name].seconds, whole))
                 calling = self._calling(target, texts)
                 busy = self._busy(texts, name)
-                self._sums[name].append((busy, len(texts) - 1, whole - calling))
+                self._sums[name].append((*busy, len(texts) - 1, whole - calling))
         for name, rows in self._sums.items():
             if rows:
                 self._fusion[name] = _fitted(rows)
@@ -241,18 +248,17 @@ class PartsPricer:
     def _price(self, target: Target, texts: Sequence[str]) -> Price:
         name = target.profile.name
         fusion = self._fusion[name]
-        busy = self._busy(texts, name)
-        saved = fusion.cut * (len(texts) - 1)
-        inner = max(fusion.share * busy - saved, 0.1 * busy)
+        inner = fusion.seconds(*self._busy(texts, name), len(texts) - 1)
         return Price(
             seconds=self._calling(target, texts) + inner,
             parts=len(texts),
             checked=fusion.checked,
         )
 
-    def _busy(self, texts: Sequence[str], target: str) -> float:
-        """Seconds of the kernels of parts, as if they stood in one program."""
-        return sum((self._queues[text, target] for text in texts), Queue()).seconds
+    def _busy(self, texts: Sequence[str], target: str) -> tuple[float, float]:
+        """Seconds of the parts' kernels with products and of the others, as of one program."""
+        products, others = zip(*(self._queues[text, target] for text in texts), strict=True)
+        return sum(products, Queue()).seconds, sum(others, Queue()).seconds
 
     def _calling(self, target: Target, texts: Sequence[str]) -> float:
         return calling_seconds(sum(self._arguments[t] for t in texts), target.profile)
@@ -262,16 +268,21 @@ class PartsPricer:
         return [influence.find(candidate) for influence in self._slots.values()]
 
     def _compile(self, part: Part) -> None:
-        program = PortableProgram(part.function, part.shapes)
-        profiles = [t.profile for t in self._targets]
-        for target, made in zip(
-            self._targets, self._compiler.compile_all(profiles, program), strict=True
-        ):
+        on_tpu = [t for t in self._targets if t.profile.platform == "tpu"]
+        others = [t for t in self._targets if t.profile.platform != "tpu"]
+        for target, made in (*self._ask(part, others), *self._ask(part.rounded, on_tpu)):
             if isinstance(made, CompileError):
                 raise made
             self._arguments[part.text] = made.arguments
             self._made[part.text, target.profile.name] = made
-            self._queues[part.text, target.profile.name] = target.latency_model.queue(made)
+            self._queues[part.text, target.profile.name] = target.latency_model.queues(made)
+
+    def _ask(
+        self, part: Part, targets: Sequence[Target]
+    ) -> Iterable[tuple[Target, CompiledProgram | CompileError]]:
+        program = PortableProgram(part.function, part.shapes)
+        made = self._compiler.compile_all([t.profile for t in targets], program) if targets else []
+        return zip(targets, made, strict=True)
 
     def _whole(self, candidate: Mapping[str, Any]) -> list[float | None]:
         model = self._bench.deployed(candidate)
@@ -298,12 +309,20 @@ def _neighbour(
     return space.candidate(values)
 
 
-def _fitted(rows: Sequence[tuple[float, int, float]]) -> _Fusion:
-    """Least squares of the relative errors: whole = share x parts - cut x cuts, none negative."""
+def _fitted(rows: Sequence[tuple[float, float, int, float]]) -> _Fusion:
+    """Least squares of the relative errors, no coefficient negative.
+
+    Few programs must not teach more than they know: each coefficient is drawn to what it is
+    without any, as if one more program said so.
+    """
     from scipy.optimize import nnls
 
     table = np.array(rows)
-    weights = 1 / np.maximum(table[:, 2], 1e-12)
-    columns = np.stack([table[:, 0], -table[:, 1]], axis=1)
-    (share, cut), _ = nnls(columns * weights[:, None], table[:, 2] * weights)
-    return _Fusion(share=float(share), cut=float(cut), checked=len(rows))
+    weights = 1 / np.maximum(table[:, 3:], 1e-12)
+    mean = np.abs(table[:, :3] * weights).mean(axis=0)
+    columns = np.concatenate([table[:, :3] * [1, 1, -1] * weights, np.diag(mean)])
+    wanted = np.concatenate([np.ones(len(rows)), mean * [1, 1, 0]])
+    (products, others, cut), _ = nnls(columns, wanted)
+    return _Fusion(
+        products=float(products), others=float(others), cut=float(cut), checked=len(rows)
+    )

@@ -1,9 +1,10 @@
 """A program cut into parts, each around one product of matrices or convolution.
 
-A part starts at a product and ends before the next one, so that an activation, a normalisation or
-the rounding to integers stays with the product that it follows, as compilers fuse them. What
-depends on weights alone (a cast, a scale) goes with the product that uses it. Equal parts of
-different programs are equal text, so each is compiled once.
+A part starts at a product, the first one at the inputs, and ends before the next one, so that an
+activation, a normalisation or the rounding to integers stays with the product that it follows, as
+compilers fuse them. What depends on weights alone (a cast, a scale) goes with the product that uses
+it, and with each that does. Equal parts of different programs are equal text, so each is compiled
+once.
 """
 
 from __future__ import annotations
@@ -11,17 +12,18 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, JaxprEqn, Var
 from jax.extend.core import Literal as Constant
 
 from paretax.spaces.sites import called_jaxpr
 
 START = "start"
-"""The slot of what comes before the first product."""
+"""The slot of a program without any product."""
 
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 _PRODUCTS = ("dot_general", "conv_general_dilated")
@@ -37,12 +39,38 @@ class Part:
         text: equal texts, equal pieces.
         function: of `shapes`; it gives what later parts and the caller use.
         shapes: of what it takes.
+        fed: which of these only products take, in float32 at the default precision.
+        feeds: likewise, of what it gives.
     """
 
     slot: str
     text: str
     function: Callable[..., Any]
     shapes: tuple[jax.ShapeDtypeStruct, ...]
+    fed: tuple[bool, ...]
+    feeds: tuple[bool, ...]
+
+    @property
+    def rounded(self) -> Part:
+        """As XLA makes it of a whole program on a TPU, which multiplies float32 in bfloat16.
+
+        What only products will take is rounded where it is made, and carried in half the bytes.
+        """
+
+        def run(*values: Any) -> list[Any]:
+            given = [
+                v.astype(jnp.float32) if n else v for v, n in zip(values, self.fed, strict=True)
+            ]
+            made = self.function(*given)
+            return [
+                v.astype(jnp.bfloat16) if n else v for v, n in zip(made, self.feeds, strict=True)
+            ]
+
+        shapes = tuple(
+            jax.ShapeDtypeStruct(s.shape, jnp.bfloat16) if n else s
+            for s, n in zip(self.shapes, self.fed, strict=True)
+        )
+        return replace(self, function=run, shapes=shapes)
 
 
 @dataclass
@@ -51,6 +79,12 @@ class _Piece:
 
     slot: str
     eqns: list[JaxprEqn]
+    taken: set[int] = field(default_factory=set)  # of its equations, by id
+
+    def reads(self) -> set[Var]:
+        """What it takes from others."""
+        made = {v for e in self.eqns for v in e.outvars}
+        return {v for e in self.eqns for v in _variables(e)} - made
 
 
 def split(function: Callable[..., Any], arrays: Mapping[str, Any], inputs: Any) -> list[Part]:
@@ -68,21 +102,26 @@ def split(function: Callable[..., Any], arrays: Mapping[str, Any], inputs: Any) 
     eqns, outputs = _flat(closed, list(closed.jaxpr.invars), constants)
     makers = {var: eqn for eqn in eqns for var in eqn.outvars}
     pieces = [_Piece(START, [])]
-    taken: set[int] = set()
     after = 0
     for eqn in eqns:
         if not any(var in fed for var in _variables(eqn)):
             continue  # of weights alone: it goes with who uses it
         fed.update(eqn.outvars)
-        needed = list(_needed(eqn, makers, fed, taken))
+        fresh = _multiplies(eqn) and pieces[-1].slot != START
+        needed = list(_needed(eqn, makers, fed, set() if fresh else pieces[-1].taken))
         if _multiplies(eqn):
             weights = [names[v] for e in needed for v in _variables(e) if v in names]
             after = 0 if weights else after + 1
             before = pieces[-1].slot.partition("+")[0].partition("#")[0]
             slot = weights[0] if weights else f"{before}+{after}"
             again = sum(piece.slot.partition("#")[0] == slot for piece in pieces)
-            pieces.append(_Piece(f"{slot}#{again + 1}" if again else slot, []))
+            if pieces[-1].slot == START:  # what is done to the inputs goes with the first product
+                pieces[-1].slot = slot
+            else:
+                pieces.append(_Piece(f"{slot}#{again + 1}" if again else slot, []))
         pieces[-1].eqns += needed
+        pieces[-1].taken.update(map(id, needed))
+    taken = set().union(*(piece.taken for piece in pieces))
     alone = [e for e in eqns if id(e) not in taken]
     used = {v for p in pieces for e in p.eqns for v in e.outvars}
     results = {v for v in outputs if not isinstance(v, Constant)}
@@ -133,7 +172,7 @@ def _variables(eqn: JaxprEqn) -> list[Var]:
 def _needed(
     eqn: JaxprEqn, makers: Mapping[Var, JaxprEqn], fed: set[Var], taken: set[int]
 ) -> Iterator[JaxprEqn]:
-    """An equation after those of weights alone that it needs and that no part has yet."""
+    """An equation after those of weights alone that it needs and that the part lacks."""
     for var in _variables(eqn):
         maker = makers.get(var)
         if maker is not None and var not in fed and id(maker) not in taken:
@@ -155,8 +194,10 @@ def _multiplies(eqn: JaxprEqn) -> bool:
 def _parts(
     pieces: Sequence[_Piece], outputs: set[Var], constants: Mapping[Var, Any]
 ) -> Iterator[Part]:
-    later = [{v for p in pieces[i + 1 :] for e in p.eqns for v in _variables(e)}
-             for i in range(len(pieces))]  # fmt: skip
+    rounding = _rounding(pieces, outputs)
+    later: list[set[Var]] = [
+        set().union(*(p.reads() for p in pieces[i + 1 :])) for i in range(len(pieces))
+    ]
     for piece, wanted in zip(pieces, later, strict=True):
         made = {v for e in piece.eqns for v in e.outvars}
         seen: dict[Var, None] = {}
@@ -168,10 +209,34 @@ def _parts(
             continue
         yield Part(
             slot=piece.slot,
-            text=_text(piece.eqns, given, kept, constants),
+            text=_text(piece.eqns, given, kept, constants, rounding),
             function=_function(piece.eqns, given, kept, constants),
             shapes=tuple(_shape(v.aval) for v in given),
+            fed=tuple(v in rounding for v in given),
+            feeds=tuple(v in rounding for v in kept),
         )
+
+
+def _rounding(pieces: Sequence[_Piece], outputs: set[Var]) -> set[Var]:
+    """The float32 values that products at the default precision take, and nothing else."""
+    takers: dict[Var, list[JaxprEqn]] = {}
+    for piece in pieces:
+        for eqn in piece.eqns:
+            for var in _variables(eqn):
+                takers.setdefault(var, []).append(eqn)
+    made = {v for p in pieces for e in p.eqns for v in e.outvars} - outputs
+    return {
+        var
+        for var, eqns in takers.items()
+        if var in made and _shape(var.aval).dtype == jnp.float32 and all(map(_rounds, eqns))
+    }
+
+
+def _rounds(eqn: JaxprEqn) -> bool:
+    precision = eqn.params.get("precision")
+    asked = precision if isinstance(precision, tuple) else (precision,)
+    default = all(p in (None, jax.lax.Precision.DEFAULT) for p in asked)
+    return eqn.primitive.name in _PRODUCTS and default
 
 
 def _shape(aval: Any) -> jax.ShapeDtypeStruct:
@@ -202,6 +267,7 @@ def _text(
     given: Sequence[Var],
     kept: Sequence[Var],
     constants: Mapping[Var, Any],
+    rounding: set[Var],
 ) -> str:
     """A hash of the equations, with variables numbered by first use."""
     numbers: dict[Var, int] = {}
@@ -212,7 +278,8 @@ def _text(
         if var in constants:
             array = constants[var]
             return hashlib.sha256(repr((array.shape, array.dtype)).encode()).hexdigest()[:8]
-        return f"v{numbers.setdefault(var, len(numbers))}:{var.aval}"
+        mark = "~" if var in rounding else ""
+        return f"{mark}v{numbers.setdefault(var, len(numbers))}:{var.aval}"
 
     lines = [" ".join(map(name, given))]
     for eqn in eqns:

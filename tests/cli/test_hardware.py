@@ -154,7 +154,7 @@ def test_a_search_for_devices_that_are_elsewhere(
         assert found["latency", "aarch64"].provenance == "modelled"
         assert found["memory", "aarch64"].provenance == "compiled"
         assert found["memory", "h100"].provenance == "modelled"
-        assert found["latency", "h100"].detail["parts"] in (2, 3)  # rounding comes first
+        assert found["latency", "h100"].detail["parts"] == 2
     for trial in run.front("h100"):
         (whole,) = trial.whole
         assert (whole.objective, whole.target) == ("latency", "h100")

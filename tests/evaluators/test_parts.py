@@ -126,7 +126,7 @@ def test_equal_layers_are_equal_parts() -> None:
     parts = {p.slot: p.text for p in parts_of(bench, {"width": 64, "depth": 3})}
     middle = [text for slot, text in parts.items() if slot.endswith("/kernel")]
     assert len(middle) == 4
-    assert len(set(middle)) == 2  # 64 inputs too, so that only the last layer differs
+    assert len(set(middle)) == 3  # the first also reads the inputs, the last gives the logits
     again = {
         p.slot: p.text
         for p in parts_of(Workbench(load_task("digits", [])), {"width": 64, "depth": 3})
