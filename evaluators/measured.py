@@ -15,7 +15,7 @@ from paretax.evaluators.cache import LeastRecentlyUsed
 from paretax.evaluators.compilation import LoadedProgram, LoweredProgram, lower_for
 from paretax.evaluators.measurement import Evaluation, Measurement, Provenance
 from paretax.evaluators.objectives import unit_of
-from paretax.evaluators.target import ALWAYS, MODELLED, Target
+from paretax.evaluators.target import ALWAYS, MODELLED, PLATFORMS, Target
 from paretax.evaluators.targets import derived, memory_of
 from paretax.evaluators.timing import CONFIDENCE, Timing, time_calls
 from paretax.evaluators.workbench import Workbench
@@ -23,9 +23,6 @@ from paretax.hardware_profiles import HardwareProfile
 
 MEASURED = (*MODELLED, "latency_p99")
 """What can be had of a device that is there."""
-
-_PLATFORMS = {"cpu": "cpu", "cuda": "gpu", "tpu": "tpu"}
-"""Platform of a profile -> JAX's name of its devices."""
 
 
 def device_of(profile: HardwareProfile) -> jax.Device:
@@ -35,11 +32,12 @@ def device_of(profile: HardwareProfile) -> jax.Device:
         UsageError: there is none.
     """
     try:
-        return jax.devices(_PLATFORMS[profile.platform])[0]
+        return jax.devices(PLATFORMS[profile.platform])[0]
     except (KeyError, RuntimeError):  # no platform of JAX, or none of its devices
         raise UsageError(
             f"target {profile.name!r} is to be measured, and JAX sees no such device here: run "
-            "where it is, or leave out `measure`"
+            "where it is, name the `accelerator_type` of a Ray worker that has it, or leave out "
+            "`measure`"
         ) from None
 
 
@@ -110,7 +108,11 @@ class MeasuredEvaluator:
     def _latencies(
         self, program: LoadedProgram, taken: Timing, seconds: float
     ) -> tuple[Measurement, Measurement]:
-        about = {"batch": self._target.batch, "program": program.fingerprint}
+        about = {
+            "batch": self._target.batch,
+            "program": program.fingerprint,
+            "device": self._device.device_kind,
+        }
         repeats: dict[str, Any] = {"repeats": taken.repeats, "threads": 1}
         if taken.disturbed:
             repeats["other_load"] = taken.others

@@ -15,6 +15,9 @@ from paretax.hardware_profiles.profile import Systolic
 ALWAYS = ("latency", "memory")
 """What is said of every target, asked for or not."""
 
+PLATFORMS = {"cpu": "cpu", "cuda": "gpu", "tpu": "tpu"}
+"""Platform of a profile that JAX runs on -> JAX's name of its devices."""
+
 MODELLED = (*ALWAYS, "throughput", "energy", "price", "co2", "area")
 """What can be said of a device that is not there."""
 
@@ -29,6 +32,8 @@ class Target:
         grid: grams of CO2 equivalent a kilowatt-hour where it stands.
         measure: whether programs are run on it, which then must be there.
         parts: whether a candidate is priced as the sum of its parts, see `PartsPricer`.
+        accelerator_type: Ray's name of the device, where a worker beside it measures; None: the
+            device is on this machine, or is not needed.
         latency_model: of it.
     """
 
@@ -37,6 +42,7 @@ class Target:
     grid: float = GRID
     measure: bool = False
     parts: bool = False
+    accelerator_type: str | None = None
     latency_model: LatencyModel = field(compare=False)  # what it says follows from the profile
 
     @classmethod
@@ -47,6 +53,7 @@ class Target:
         grid: float = GRID,
         measure: bool | None = None,
         parts: bool = False,
+        accelerator_type: str | None = None,
     ) -> Target:
         """A target with what calibration learned of its device.
 
@@ -54,16 +61,32 @@ class Target:
             name: of its profile, or the path of one.
             batch: see above.
             grid: see above.
-            measure: see above; None: as the profile says, and not with `parts`.
+            measure: see above; None: as the profile says, or where a worker is beside the device,
+                and not with `parts`.
             parts: see above.
+            accelerator_type: see above.
 
         Raises:
             UsageError: the profile, or what was learned of it, cannot be read, or it is to be
-                both measured and priced from parts, or is an array, which has no parts.
+                both measured and priced from parts, or is an array, which has no parts, or JAX
+                does not run on a device that is to be measured by a worker beside it.
             MissingExtraError: its compiler is not installed.
         """
         profile = load_profile(name)
-        target_settings(profile)
+        if accelerator_type is not None:
+            if measure is False:
+                raise UsageError(
+                    f"target {profile.name!r} has an `accelerator_type`, which says where it is "
+                    "measured: leave out `measure: false`, or the type"
+                )
+            if profile.platform not in PLATFORMS:
+                raise UsageError(
+                    f"target {profile.name!r} cannot be measured: JAX does not run on it; leave "
+                    "out `accelerator_type`"
+                )
+            measure = True
+        else:
+            target_settings(profile)
         if parts and isinstance(profile.compiler, Systolic):
             raise UsageError(
                 f"target {profile.name!r} must not be priced from parts: a systolic array takes "
@@ -80,6 +103,7 @@ class Target:
             grid=grid,
             measure=(profile.mode == "measured" and not parts) if measure is None else measure,
             parts=parts,
+            accelerator_type=accelerator_type,
             latency_model=LatencyModel.of(profile),
         )
 

@@ -44,6 +44,9 @@ class TargetConfig(_Part):
     """Whether a candidate's latency is the sum of its parts, each compiled once; the final front is
     compiled whole."""
 
+    accelerator_type: str | None = Field(default=None, min_length=1)
+    """Ray's name of the device, such as H100: programs are run there, by a worker of its own."""
+
     grid: float = Field(default=GRID, ge=0, allow_inf_nan=False)
     """Grams of CO2 equivalent a kilowatt-hour where the device stands."""
 
@@ -186,6 +189,7 @@ class SearchConfig(_Part):
                 grid=t.grid,
                 measure=t.measure,
                 parts=t.parts,
+                accelerator_type=t.accelerator_type,
             )
             for t in self.targets
         )
@@ -229,6 +233,12 @@ class SearchConfig(_Part):
             if target.name in seen:
                 raise UsageError(f"a target must be named once, got {target.name!r} twice")
             seen.add(target.name)
+        away = [t.name for t in self.targets if t.accelerator_type is not None]
+        if away and self.executor != "ray":
+            raise UsageError(
+                f"target {away[0]!r} has an `accelerator_type`, which only Ray finds: set "
+                "executor: ray"
+            )
         if not self.targets:
             raise UsageError("`targets` is empty: name at least one, such as cpu")
         if self.budget.trials is None and self.budget.minutes is None:

@@ -303,7 +303,8 @@ class _Search:
         members = self._under_way(number)
         unscored = [t for t in members if not t.done and not t.measurements]
         self.report("scoring")
-        timed = any(o.name == "latency" for o in (*self._plan.objectives, *self._plan.limits))
+        costs = {o.name for o in (*self._plan.objectives, *self._plan.limits) if o.target}
+        timed = bool(costs - {"memory"})  # by a clock, or a model that learns from trial to trial
         for trial, evaluation in executor.run(_calls("score", unscored), alone=timed):
             self._note_evaluation("scored", trial, evaluation)
         self.report("training")

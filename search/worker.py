@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -17,6 +17,7 @@ from paretax.evaluators import (
     AccuracyEvaluator,
     Axis,
     Evaluation,
+    Evaluator,
     Failure,
     Lesson,
     Measurement,
@@ -59,11 +60,16 @@ class Worker:
     """Evaluates candidates one after another, and keeps what it compiled.
 
     What a user may expect to fail comes back as a `Failure`; an exception is misuse.
+
+    Args:
+        spec: what it is made from.
+        away: evaluators of the targets that are measured elsewhere.
     """
 
-    def __init__(self, spec: WorkerSpec) -> None:
+    def __init__(self, spec: WorkerSpec, away: Iterable[Evaluator] = ()) -> None:
         self._bench = Workbench(load_task(spec.task, map(Path, spec.search_path)), spec.data)
-        self._costs = cost_evaluators(self._bench, spec.targets, spec.wanted, spec.known)
+        here = [t for t in spec.targets if t.accelerator_type is None]
+        self._costs = [*cost_evaluators(self._bench, here, spec.wanted, spec.known), *away]
         self._lesson, self._axis = spec.lesson, spec.axis
         self._accuracy: AccuracyEvaluator | None = None
 

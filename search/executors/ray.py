@@ -9,7 +9,7 @@ import time
 import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -25,16 +25,18 @@ from ray.exceptions import (
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from paretax.errors import UsageError
-from paretax.evaluators import Evaluation, Failure, Reason
+from paretax.evaluators import Evaluation, Failure, Reason, Target
 from paretax.evaluators.population import MOST as MOST_LANES
 from paretax.evaluators.runtime import (
     apply_worker_environment,
     trains_on_cpu,
     worker_environment,
 )
+from paretax.evaluators.target import PLATFORMS
+from paretax.search.executors.actor import Actor, device_options
 from paretax.search.executors.dealing import MOST, Dealer
 from paretax.search.executors.protocol import Call
-from paretax.search.worker import Worker, WorkerSpec
+from paretax.search.worker import WorkerSpec
 
 _ATTEMPTS = 2  # how often an evaluation is tried whose worker is lost
 _START_SECONDS = 300.0  # for a worker to load JAX and the task's data
@@ -66,6 +68,8 @@ class RayExecutor:
         self._address = address
         self._trial_seconds = trial_seconds
         self._actors: list[Any] = []
+        self._away = [t for t in spec.targets if t.accelerator_type is not None]
+        self._devices: dict[str, Any] = {}
         self._shared: Any = None
         self._together = spec.axis == "batch" or (spec.axis == "auto" and not trains_on_cpu())
         self._dealer = Dealer(workers, MOST_LANES if self._together else MOST)
@@ -76,16 +80,24 @@ class RayExecutor:
             self._start_ray()
             self._started = True
         self._shared = ray.put(self._spec)  # once a machine, not once a worker
-        self._actors = [self._actor(i) for i in range(self._count)]
         try:
+            self._devices = {t.profile.name: self._device(t) for t in self._away}
+            for target in self._away:
+                where = f"a worker with an accelerator of type {target.accelerator_type!r}"
+                self._wait_for([self._devices[target.profile.name]], where)
+            self._actors = [self._actor(i) for i in range(self._count)]
             self._wait_for(self._actors)
         except BaseException:
             self.__exit__(None, None, None)
             raise
         return self
 
-    def _wait_for(self, actors: Sequence[Any]) -> None:
+    def _wait_for(self, actors: Sequence[Any], what: str = "") -> None:
         """Until workers have loaded.
+
+        Args:
+            actors: the workers.
+            what: they are, where that is special.
 
         Raises:
             UsageError: they do not start, or not within five minutes.
@@ -94,6 +106,11 @@ class RayExecutor:
             waiting = [actor.ready.remote() for actor in actors]
             ray.get(waiting, timeout=_START_SECONDS)
         except GetTimeoutError:
+            if what:
+                raise UsageError(
+                    f"the cluster gave not {what} within {_START_SECONDS:.0f} s: add a machine "
+                    "that has one, or leave out `accelerator_type`"
+                ) from None
             raise UsageError(
                 f"the cluster gave no {len(actors)} workers within {_START_SECONDS:.0f} s: it has "
                 f"{ray.cluster_resources().get('CPU', 0):.0f} CPUs; ask for fewer workers"
@@ -114,7 +131,7 @@ class RayExecutor:
             # JAX warns of any fork in its process; Ray forks only to start programs at once.
             warnings.filterwarnings("ignore", r"os\.fork\(\) was called", RuntimeWarning)
             if self._address is None:
-                ray.init(address="local", num_cpus=self._count, **settings)
+                ray.init(address="local", num_cpus=self._count + len(self._away), **settings)
                 return
             try:
                 _check_reachable(self._address)
@@ -134,7 +151,27 @@ class RayExecutor:
         if index == 0:
             node = ray.get_runtime_context().get_node_id()
             options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(node, soft=False)
-        return ray.remote(_Actor).options(**options).remote(self._shared)
+        return ray.remote(Actor).options(**options).remote(self._shared, self._devices)
+
+    def _device(self, target: Target) -> Any:
+        """A worker beside a device, wherever the cluster has it.
+
+        Raises:
+            UsageError: Ray was started on this machine alone, and it has no such device.
+        """
+        kind = target.accelerator_type
+        if self._address is None and f"accelerator_type:{kind}" not in ray.cluster_resources():
+            raise UsageError(
+                f"target {target.profile.name!r} is to be measured on {kind!r}, and this machine "
+                "has none that Ray knows: give the --address of a cluster that has, or leave out "
+                "`accelerator_type`"
+            )
+        spec = replace(self._spec, targets=(replace(target, accelerator_type=None),))
+        options = device_options(target)
+        sees = PLATFORMS[target.profile.platform].replace("gpu", "cuda")
+        platforms = {"JAX_PLATFORMS": ",".join(dict.fromkeys((sees, "cpu")))}
+        options["runtime_env"] = {"env_vars": worker_environment() | platforms}
+        return ray.remote(Actor).options(**options).remote(spec, {})
 
     def _modules(self) -> list[str]:
         """A user's own module or package, to be sent to the machines of a cluster."""
@@ -152,9 +189,9 @@ class RayExecutor:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        for actor in self._actors:
+        for actor in (*self._actors, *self._devices.values()):
             ray.kill(actor)
-        self._actors = []
+        self._actors, self._devices = [], {}
         if self._started:
             ray.shutdown()
             self._started = False
@@ -267,22 +304,6 @@ def _check_reachable(address: str) -> None:
     host, colon, port = address.rpartition(":")
     if colon and port.isdigit() and "/" not in host:
         socket.create_connection((host, int(port)), timeout=10).close()
-
-
-class _Actor:
-    """A worker in a process of its own."""
-
-    def __init__(self, spec: WorkerSpec) -> None:
-        apply_worker_environment()
-        self._worker = Worker(spec)
-
-    @ray.method(num_returns="streaming")
-    def run(self, kind: str, calls: Sequence[tuple[Any, ...]]) -> Iterator[Evaluation]:
-        """Run one of the worker's methods, call by call."""
-        yield from self._worker.run(kind, calls)
-
-    def ready(self) -> None:
-        """Nothing; for waiting until a worker has loaded."""
 
 
 def _as_stream(ready: Any) -> Any:

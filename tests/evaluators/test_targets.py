@@ -190,6 +190,20 @@ def test_an_accelerator_is_designed_with_the_model(bench: Workbench, compiler: C
     assert again["area", "systolic"].value == small["area", "systolic"].value
 
 
+def test_a_device_that_a_worker_is_beside_is_measured() -> None:
+    made = Target.of("a100", accelerator_type="A100")
+    assert made.measure
+    assert "latency_p99" in made.provides
+    for changes, why in (
+        ({"measure": False}, "leave out `measure: false`"),
+        ({"parts": True}, "measured or priced from parts"),
+    ):
+        with pytest.raises(UsageError, match=why):
+            Target.of("a100", accelerator_type="A100", **changes)
+    with pytest.raises(UsageError, match="JAX does not run on it"):
+        Target.of("edge-tpu", accelerator_type="CORAL")
+
+
 def test_a_target_is_plain_enough_to_compare() -> None:
     one = Target.of("h100", batch=2)
     assert one == Target.of("h100", batch=2)

@@ -93,6 +93,13 @@ def test_objectives_carry_their_limits() -> None:
 # Refused ------------------------------------------------------------------------------------------
 
 
+def test_only_ray_finds_a_device_elsewhere() -> None:
+    there = [{"name": "h100", "accelerator_type": "H100"}]
+    assert parse(targets=there).targets[0].accelerator_type == "H100"
+    with pytest.raises(UsageError, match="which only Ray finds: set executor: ray"):
+        parse(targets=there, executor="inline")
+
+
 @pytest.mark.parametrize("key", list(PLAIN))
 def test_a_missing_key_is_named(key: str) -> None:
     with pytest.raises(UsageError, match=f"the config lacks '{key}': add it"):

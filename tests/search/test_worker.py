@@ -17,6 +17,7 @@ from paretax.errors import UsageError
 from paretax.evaluators import (
     AccuracyEvaluator,
     Evaluation,
+    Failure,
     Measurement,
     Provenance,
     Reason,
@@ -240,6 +241,37 @@ def test_what_is_known_is_not_measured_again(worker: Worker) -> None:
         ("memory", 123.0),
     ]
     assert found[0].provenance is Provenance.MODELLED
+
+
+class Away:
+    """A device of another machine, that says what it is told to."""
+
+    provides = ("latency",)
+
+    def __init__(self, said: Evaluation) -> None:
+        self._said = said
+
+    def evaluate(self, candidate: Mapping[str, Any], seed: int) -> Evaluation:
+        """What it was told."""
+        return self._said
+
+
+def test_what_is_measured_elsewhere_joins_what_is_known_here() -> None:
+    there = Target.of("h100", accelerator_type="H100")
+    latency = Measurement(
+        objective="latency",
+        value=7.0,
+        unit="us",
+        provenance=Provenance.MEASURED,
+        target="h100",
+    )
+    made = spec(targets=(there,), wanted=("size", "latency"))
+    found = Worker(made, [Away(Evaluation(measurements=(latency,)))]).score(SMALL, 0)
+    assert [m.objective for m in found.measurements] == ["size", "latency"]
+    assert found.measurements[1] == latency
+    lost = Failure(reason=Reason.WORKER_LOST, message="it is gone")
+    found = Worker(made, [Away(Evaluation(failure=lost))]).score(SMALL, 0)
+    assert found.failure == lost
 
 
 def test_a_spec_can_be_sent_to_another_process() -> None:
