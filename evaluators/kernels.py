@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
 KernelKind = Literal["dot", "convolution", "depthwise", "reduction", "elementwise", "data", "other"]
 """`data` only moves (copy, transpose, pad, gather); `reduction` sums, pools or normalises."""
+
+WIDTHS = {"int4": 4, "int8": 8, "fp8": 8, "fp16": 16, "bf16": 16, "f64": 64}
+"""Bits of the dtypes that do not have 32."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +36,13 @@ class Product:
         """Multiplications and additions."""
         return 2 * self.groups * self.m * self.n * self.k
 
+    @property
+    def kind(self) -> KernelKind:
+        """Of a kernel that is this product."""
+        if self.window == 1:
+            return "dot"
+        return "depthwise" if self.groups > 1 and self.k == self.window else "convolution"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Kernel:
@@ -47,6 +57,8 @@ class Kernel:
         operations: elementwise and summing arithmetic beside the products; a transcendental
             function counts as one here.
         transcendentals: exponentials, logarithms, roots and the like among them.
+        exponentials: exponentials, logarithms and powers among these.
+        roots: square and cubic roots among these.
         converted: elements whose dtype changes.
         divided: divisions and remainders among the operations.
         summed: elements that reductions and windows take in.
@@ -59,6 +71,8 @@ class Kernel:
         bytes_results: of those written, what the caller gets: memory that is fresh in every call.
         bytes_near: of all, what the compiler keeps in memory on the chip.
         overlapped: a copy that runs beside the kernels.
+        row_read: elements side by side in memory, of the largest array that it reads.
+        row_written: likewise, of the largest that it writes.
         count: how often it runs in a call (the trips of a loop).
         estimate: the compiler's own, in seconds; None: it makes none.
     """
@@ -70,6 +84,8 @@ class Kernel:
     products: tuple[Product, ...] = ()
     operations: int = 0
     transcendentals: int = 0
+    exponentials: int = 0
+    roots: int = 0
     converted: int = 0
     divided: int = 0
     summed: int = 0
@@ -82,6 +98,8 @@ class Kernel:
     bytes_results: int = 0
     bytes_near: int = 0
     overlapped: bool = False
+    row_read: int = 1
+    row_written: int = 1
     count: int = 1
     estimate: float | None = None
 
@@ -101,6 +119,8 @@ class Kernel:
 
     @classmethod
     def from_json(cls, plain: Mapping[str, Any]) -> Kernel:
-        """The inverse of `to_json`."""
+        """The inverse of `to_json`. Raises KeyError for what another version has written."""
+        if plain.keys() != {field.name for field in fields(cls)}:
+            raise KeyError("a kernel of another version of paretax")
         products = tuple(Product(**p) for p in plain["products"])
         return cls(**{**plain, "products": products})

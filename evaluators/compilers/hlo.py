@@ -30,10 +30,11 @@ _MOVES = {
     "concatenate", "pad", "gather", "scatter", "reverse", "iota", "convert", "bitcast-convert",
     "copy-start",
 }  # fmt: skip
-_TRANSCENDENTAL = {
-    "exponential", "exponential-minus-one", "log", "log-plus-one", "logistic", "tanh", "tan",
-    "sine", "cosine", "sqrt", "rsqrt", "cbrt", "power", "atan2", "erf",
+_EXPONENTIAL = {
+    "exponential", "exponential-minus-one", "log", "log-plus-one", "logistic", "power",
 }  # fmt: skip
+_ROOT = {"sqrt", "rsqrt", "cbrt"}
+_TRANSCENDENTAL = _EXPONENTIAL | _ROOT | {"tanh", "tan", "sine", "cosine", "atan2", "erf"}
 _SUMS = {"reduce", "reduce-window", "sort", "select-and-scatter", "topk"}
 _MIX: Mapping[str, str] = {
     "convert": "converted", "copy": "permuted", "transpose": "permuted", "reverse": "permuted",
@@ -164,6 +165,8 @@ def _kernel(
         bytes_arguments=given,
         bytes_near=sum(a.bytes for a in (*reads, *writes) if a.near),
         overlapped=start,
+        row_read=_row(reads),
+        row_written=_row(writes),
         estimate=int(cycles.group(1)) / clock if cycles and clock else None,
     )
 
@@ -185,10 +188,7 @@ def _is_argument(computation: Computation, name: str) -> bool:
 
 def _kind(work: _Work, instruction: Instruction) -> KernelKind:
     if work.products:
-        largest = max((p for p, _ in work.products), key=lambda p: p.flops)
-        if largest.window == 1:
-            return "dot"
-        return "depthwise" if largest.groups > 1 and largest.k == largest.window else "convolution"
+        return max((p for p, _ in work.products), key=lambda p: p.flops).kind
     if work.sums:
         return "reduction"
     if work.arithmetic:
@@ -230,6 +230,10 @@ def _count(module: Module, computation: Computation, instruction: Instruction, w
             work.mix["divided"] += elements
         if opcode in _TRANSCENDENTAL:
             work.transcendentals += elements
+        if opcode in _EXPONENTIAL:
+            work.mix["exponentials"] += elements
+        if opcode in _ROOT:
+            work.mix["roots"] += elements
 
 
 def _summed(computation: Computation, instruction: Instruction) -> int:
@@ -357,6 +361,10 @@ def _writes(module: Module, instruction: Instruction) -> Iterator[Array]:
             yield from update.results
             return
     yield from instruction.results
+
+
+def _row(arrays: list[Array]) -> int:
+    return max(arrays, key=lambda a: a.bytes).row if arrays else 1
 
 
 def _main_dtype(writes: list[Array]) -> str:

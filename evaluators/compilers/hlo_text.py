@@ -29,12 +29,14 @@ class Array:
         shape: lengths of its axes.
         bytes: that it takes, with the padding of a tiled layout.
         near: whether the compiler put it in memory on the chip (space 1 and above).
+        row: length of the axis whose elements lie side by side, other than 1.
     """
 
     dtype: str
     shape: tuple[int, ...]
     bytes: int
     near: bool
+    row: int = 1
 
     @property
     def size(self) -> int:
@@ -175,7 +177,15 @@ def _arrays(shape: str) -> Iterator[Array]:
             shape=lengths,
             bytes=math.ceil(padded * _BITS[dtype] / 8),
             near=bool(re.search(r"S\([1-9]", layout)),
+            row=_row(lengths, layout),
         )
+
+
+def _row(shape: tuple[int, ...], layout: str) -> int:
+    """Length of the fastest axis that has more than one element."""
+    order = [int(axis) for axis in layout.partition(":")[0].split(",") if axis]
+    fastest_first = [shape[axis] for axis in order] or list(shape[::-1])
+    return next((length for length in fastest_first if length > 1), 1)
 
 
 def _padded(shape: tuple[int, ...], layout: str) -> list[int]:

@@ -154,10 +154,7 @@ def _dispatch(name: str, body: str, maps: Mapping[str, str]) -> Kernel:
     arithmetic = sum(count for _, p, count, _ in operations if p is None)
     kind: KernelKind = "data"
     if products:
-        largest = max(products, key=lambda p: p.flops)
-        kind = "dot" if largest.window == 1 else "convolution"
-        if largest.window > 1 and largest.groups > 1 and largest.k == largest.window:
-            kind = "depthwise"
+        kind = max(products, key=lambda p: p.flops).kind
     elif any(sums for sums, *_ in operations):
         kind = "reduction"
     elif arithmetic:

@@ -26,7 +26,8 @@ PROGRAMS = 1000
 _TRACED_SECONDS = 0.1  # of calls under the profiler
 _TRACED_CALLS = (10, 60)  # at least and at most
 _AGREE = 0.15  # share of a program's time by which its kernels may miss it
-_NOISE = 0.03  # of the sum of a program's kernels, as a share of its time
+_SHORTEST_CALL = 1e-7  # seconds
+_LEAST_CALL = 0.2  # of the overhead of calls, at least, that a call takes
 _HELD_OUT = 5  # one of so many programs checks the fit
 
 
@@ -149,7 +150,9 @@ def _with_overheads(probes: Sequence[Probe], profile: HardwareProfile) -> Hardwa
     rest = np.array([p.seconds - p.busy - p.program.arguments * each for p in probes])
     found, _ = nnls(np.array(counts, float) * weights[:, None], rest * weights)
     call, launch = (float(x) for x in found)
-    return profile.model_copy(update={"call_overhead": call, "launch_overhead": launch})
+    return profile.model_copy(
+        update={"call_overhead": max(call, _SHORTEST_CALL), "launch_overhead": launch}
+    )
 
 
 def _agrees(probe: Probe, model: LatencyModel, launch: float) -> bool:
@@ -160,18 +163,21 @@ def _agrees(probe: Probe, model: LatencyModel, launch: float) -> bool:
 
 
 def _calls(probes: Iterable[Probe], profile: HardwareProfile) -> Iterable[Sample]:
-    """What calls take beyond their kernels, where that is more than the noise of these."""
+    """What calls take beyond their kernels.
+
+    Where it is less than the noise of these, it counts as little, and is not left out: of the
+    others those would remain that noise made larger.
+    """
     call = profile.call_overhead
     for each in probes:
-        rest = each.seconds - each.busy
-        if rest > _NOISE * each.seconds:
-            launches = sum(k.count for k in each.program.kernels) * profile.launch_overhead
-            beyond = rest - launches - each.program.arguments * profile.argument_overhead
-            yield Sample(
-                group=CALL,
-                features=call_features(each.program),
-                log_ratio=math.log(max(beyond, 0.2 * call) / call),
-            )
+        launches = sum(k.count for k in each.program.kernels) * profile.launch_overhead
+        arguments = each.program.arguments * profile.argument_overhead
+        beyond = each.seconds - each.busy - launches - arguments
+        yield Sample(
+            group=CALL,
+            features=call_features(each.program),
+            log_ratio=math.log(max(beyond, _LEAST_CALL * call) / call),
+        )
 
 
 def _samples(probes: Iterable[Probe], profile: HardwareProfile) -> Iterable[Sample]:
@@ -180,7 +186,7 @@ def _samples(probes: Iterable[Probe], profile: HardwareProfile) -> Iterable[Samp
         footprint = footprint_of(each.program)
         for kernel in each.program.kernels:
             taken = each.kernels.get(kernel.name, 0.0)
-            if taken > 0:
+            if taken > 0 and len(kernel.products) < 2:  # several are told by their pieces
                 yield Sample(
                     group=group_of(kernel),
                     features=features(kernel, profile, footprint),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from paretax.evaluators.compilers.program import CompiledProgram
-from paretax.evaluators.kernels import Kernel
+from paretax.evaluators.kernels import WIDTHS, Kernel
 from paretax.evaluators.latency_model.roofline import Footprint, bound, peak, product_seconds
 from paretax.hardware_profiles import HardwareProfile
 
@@ -32,12 +32,18 @@ NAMES = (
     "bytes of results",
     "operations",
     "transcendentals",
+    "exponentials",
+    "roots",
     "converted",
     "divided",
     "summed",
     "permuted",
     "indexed",
     "spread",
+    "row read",
+    "row written",
+    "evenness of the row read",
+    "evenness of the row written",
     "resident",
     "temporary",
     "peak of the dtype",
@@ -46,8 +52,6 @@ NAMES = (
 """What the numbers are; all are logarithms to the base 2, but for the share and the count of
 products. The shape is the mean of the kernel's products, weighted by their time; the evenness of a
 length is the largest power of two, up to 64, that divides it."""
-
-_WIDTH = {"int4": 4, "int8": 8, "fp8": 8, "fp16": 16, "bf16": 16, "f64": 64}
 
 
 def features(kernel: Kernel, profile: HardwareProfile, footprint: Footprint) -> np.ndarray:
@@ -60,16 +64,22 @@ def features(kernel: Kernel, profile: HardwareProfile, footprint: Footprint) -> 
         kernel.bytes_results,
         kernel.operations,
         kernel.transcendentals,
+        kernel.exponentials,
+        kernel.roots,
         kernel.converted,
         kernel.divided,
         kernel.summed,
         kernel.permuted,
         kernel.indexed,
         kernel.spread,
+        kernel.row_read,
+        kernel.row_written,
+        _evenness(kernel.row_read),
+        _evenness(kernel.row_written),
         footprint.resident,
         footprint.temporary,
         peak(kernel.dtype, profile) / 1e9,
-        _WIDTH.get(kernel.dtype, 32),
+        WIDTHS.get(kernel.dtype, 32),
     ]
     share = limits.compute / max(limits.compute + limits.memory, 1e-30)
     return np.concatenate(

@@ -14,6 +14,7 @@ from paretax.evaluators.compilers.program import CompiledProgram
 from paretax.evaluators.kernels import Kernel
 from paretax.evaluators.latency_model.corrections import CALL, Corrections
 from paretax.evaluators.latency_model.features import call_features, features
+from paretax.evaluators.latency_model.pieces import pieces
 from paretax.evaluators.latency_model.roofline import (
     Footprint,
     Queue,
@@ -128,15 +129,23 @@ class LatencyModel:
             kernels: of a program.
             footprint: of that program.
         """
-        found = [self._busy(kernel, footprint) for kernel in kernels]
         if self._corrections is None:
-            return found
+            return [self._busy(kernel, footprint) for kernel in kernels]
+        whole = [pieces(kernel) for kernel in kernels]
+        single = [piece for each in whole for piece in each]
+        seconds = iter(self._corrected(self._corrections, single, footprint))
+        return [sum(next(seconds) for _ in each) for each in whole]
+
+    def _corrected(
+        self, corrections: Corrections, kernels: Sequence[Kernel], footprint: Footprint
+    ) -> list[float]:
+        found = [self._busy(kernel, footprint) for kernel in kernels]
         groups: dict[str, list[int]] = {}
         for index, kernel in enumerate(kernels):
             groups.setdefault(group_of(kernel), []).append(index)
         for group, members in groups.items():
             points = np.stack([features(kernels[i], self._profile, footprint) for i in members])
-            means, _ = self._corrections.predict(group, points)
+            means, _ = corrections.predict(group, points)
             for i, mean in zip(members, means, strict=True):
                 found[i] *= math.exp(mean)
         return found
