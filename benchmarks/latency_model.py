@@ -32,10 +32,26 @@ from paretax.evaluators.latency_model.rates import bandwidths
 from paretax.evaluators.timing import Timing, time_calls
 from paretax.hardware_profiles import load_profile
 
-NETWORKS = 144
 SEED = 7
-PASSES = 3
-"""Measurements of a network, spread over the calibration; their median counts."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """How much is done.
+
+    Args:
+        networks: that are judged.
+        programs: of the calibration.
+        passes: measurements of a network, spread over the calibration; their median counts.
+    """
+
+    networks: int
+    programs: int
+    passes: int
+
+
+FULL = Work(networks=144, programs=PROGRAMS, passes=3)
+QUICK = Work(networks=126, programs=PROGRAMS * 8 // 15, passes=2)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,10 +80,10 @@ class Scored:
 def main() -> None:
     """Calibrate, predict, measure, and print the tables."""
     given, began = arguments(__doc__ or ""), time.perf_counter()
-    judged = [_prepare(n, i) for i, n in enumerate(networks(SEED, NETWORKS))]
+    work = QUICK if given.quick else FULL
+    judged = [_prepare(n, i) for i, n in enumerate(networks(SEED, work.networks))]
     print(f"{len(judged)} networks compiled in {time.perf_counter() - began:.0f} s", flush=True)
-    programs = PROGRAMS * 2 // 5 if given.quick else PROGRAMS
-    learned = calibrated(load_profile("cpu"), programs, progress=_interleaved(judged, programs))
+    learned = calibrated(load_profile("cpu"), work.programs, progress=_interleaved(judged, work))
     print(
         f"calibrated on {learned.programs} programs ({learned.dropped} dropped), networks measured "
         f"meanwhile, {time.perf_counter() - began:.0f} s; median error on held-out programs "
@@ -88,17 +104,17 @@ def _prepare(network: Network, index: int) -> Judged:
     )
 
 
-def _interleaved(judged: Sequence[Judged], programs: int) -> Callable[[int], None]:
+def _interleaved(judged: Sequence[Judged], work: Work) -> Callable[[int], None]:
     """Measures the networks in turn between the programs of the calibration, each in every pass.
 
     A machine is not equally fast all the time: whoever else uses its host, its memory and its clock
     change by tens of per cent within minutes. So both are measured over the same time.
     """
-    due = PASSES * len(judged)
+    due = work.passes * len(judged)
 
     def progress(done: int) -> None:
         measured = sum(len(each.timings) for each in judged)
-        for index in range(measured, round(due * done / programs)):
+        for index in range(measured, round(due * done / work.programs)):
             each = judged[index % len(judged)]
             each.timings.append(time_calls(each.call))
 

@@ -55,10 +55,14 @@ class Timing:
         return self.others is not None and self.others > BUSY
 
 
-def time_calls(call: Callable[[], Any]) -> Timing:
-    """Time a call, after a warm-up, until its median is known to 1%, or for a quarter of a second.
+def time_calls(call: Callable[[], Any], seconds: float = _SECONDS) -> Timing:
+    """Time a call, after a warm-up, until its median is known to 1%.
 
     At least 15 and at most 2,000 repeats are taken; each waits for its result.
+
+    Args:
+        call: is repeated.
+        seconds: after which it ends, known or not.
     """
     end = time.perf_counter() + _WARM_UP
     jax.block_until_ready(call())
@@ -70,7 +74,7 @@ def time_calls(call: Callable[[], Any]) -> Timing:
     before = _busy_seconds()
     began = time.perf_counter()
     try:
-        end = began + _SECONDS
+        end = began + seconds
         while len(taken) < _REPEATS[0] or (
             len(taken) < _REPEATS[1] and time.perf_counter() < end and not _known(taken)
         ):

@@ -20,9 +20,10 @@ from paretax.evaluators.latency_model.workload import Sampled, arguments
 from paretax.evaluators.timing import time_calls
 from paretax.hardware_profiles import HardwareProfile
 
-PROGRAMS = 1000
-"""That are measured; about ten minutes on a quiet machine."""
+PROGRAMS = 1500
+"""That are measured; about a quarter of an hour on a quiet machine."""
 
+_SECONDS = 0.1  # of measuring a program, at most
 _TRACED_SECONDS = 0.1  # of calls under the profiler
 _TRACED_CALLS = (10, 60)  # at least and at most
 _AGREE = 0.15  # share of a program's time by which its kernels may miss it
@@ -85,7 +86,7 @@ def probe(sampled: Sampled, seed: int) -> Probe:
     compiled = jax.jit(sampled.function).lower(*sampled.args).compile()
     described = describe(compiled, {"platform": "cpu"}, str(seed), 0.0)
     given = arguments(sampled, seed)
-    taken = time_calls(lambda: compiled(*given))
+    taken = time_calls(lambda: compiled(*given), _SECONDS)
     least, most = _TRACED_CALLS
     calls = int(min(most, max(least, _TRACED_SECONDS / taken.median)))
     names = [k.name for k in described.kernels]

@@ -24,8 +24,6 @@ LEAST = 12
 """Kernels below which a group is not fitted on its own."""
 
 TREES = 100
-_PER_LEAF = 2  # kernels, at least
-
 _EVERY = ""  # the group of all kernels
 
 CALL = "call"
@@ -168,7 +166,7 @@ def _fit_group(group: Sequence[Sample], seed: int) -> _Forest:
 
     points = np.stack([s.features for s in group])
     targets = np.array([s.log_ratio for s in group])
-    fitted = ExtraTreesRegressor(TREES, min_samples_leaf=_PER_LEAF, random_state=seed)
+    fitted = ExtraTreesRegressor(TREES, random_state=seed)
     trees = [e.tree_ for e in fitted.fit(points, targets).estimators_]
     roots = np.cumsum([0, *(t.node_count for t in trees[:-1])])
     return _Forest(

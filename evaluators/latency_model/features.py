@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import numpy as np
 
 from paretax.evaluators.compilers.program import CompiledProgram
@@ -21,15 +24,16 @@ _SHAPE = (
     "evenness of the sum",
 )
 
-NAMES = (
-    "roofline seconds",
-    "share of arithmetic",
-    *_SHAPE,
-    "products",
-    "bytes read",
-    "bytes written",
-    "bytes given",
-    "bytes of results",
+_LARGEST = (
+    "operations a byte",
+    "rows a column",
+    "sum a column",
+    "operations of the product",
+    "vectors filled by the columns",
+    "vectors filled by the sum",
+)
+
+_COUNTS = (
     "operations",
     "transcendentals",
     "exponentials",
@@ -40,6 +44,21 @@ NAMES = (
     "permuted",
     "indexed",
     "spread",
+)
+
+NAMES = (
+    "roofline seconds",
+    "share of arithmetic",
+    *_SHAPE,
+    *_LARGEST,
+    "products",
+    "bytes read",
+    "bytes written",
+    "bytes given",
+    "bytes of results",
+    *_COUNTS,
+    *(f"{name} an element" for name in _COUNTS),
+    "bytes read an element",
     "row read",
     "row written",
     "evenness of the row read",
@@ -49,29 +68,21 @@ NAMES = (
     "peak of the dtype",
     "width of the dtype",
 )
-"""What the numbers are; all are logarithms to the base 2, but for the share and the count of
-products. The shape is the mean of the kernel's products, weighted by their time; the evenness of a
-length is the largest power of two, up to 64, that divides it."""
+"""What the numbers are; all are logarithms to the base 2, but for shares and the count of products.
+The shape is the mean of the kernel's products, weighted by their time, or that of the largest; the
+evenness of a length is the largest power of two, up to 64, that divides it; an element is one that
+is written. What trees split are single numbers, so quotients that matter are numbers too."""
+
+_VECTOR = 16
+"""Elements of a vector, to whose multiples lengths are filled up."""
 
 
 def features(kernel: Kernel, profile: HardwareProfile, footprint: Footprint) -> np.ndarray:
     """The numbers of a kernel, float64 (len(NAMES),)."""
     limits = bound(kernel, profile, footprint)
-    numbers = [
-        kernel.bytes_read,
-        kernel.bytes_written,
-        kernel.bytes_arguments,
-        kernel.bytes_results,
-        kernel.operations,
-        kernel.transcendentals,
-        kernel.exponentials,
-        kernel.roots,
-        kernel.converted,
-        kernel.divided,
-        kernel.summed,
-        kernel.permuted,
-        kernel.indexed,
-        kernel.spread,
+    counts = [float(getattr(kernel, name)) for name in _COUNTS]
+    elements = max(1.0, kernel.bytes_written / (WIDTHS.get(kernel.dtype, 32) / 8))
+    places = [
         kernel.row_read,
         kernel.row_written,
         _evenness(kernel.row_read),
@@ -81,14 +92,43 @@ def features(kernel: Kernel, profile: HardwareProfile, footprint: Footprint) -> 
         peak(kernel.dtype, profile) / 1e9,
         WIDTHS.get(kernel.dtype, 32),
     ]
+    moved = [
+        kernel.bytes_read,
+        kernel.bytes_written,
+        kernel.bytes_arguments,
+        kernel.bytes_results,
+    ]
     share = limits.compute / max(limits.compute + limits.memory, 1e-30)
     return np.concatenate(
         [
             _logs([limits.busy * 1e9]),
             [8 * share],
             _shape(kernel, profile),
+            _largest(kernel),
             [2.0 * len(kernel.products)],
-            _logs(numbers),
+            _logs(moved),
+            _logs(counts),
+            _logs([count / elements for count in counts]),
+            _logs([kernel.bytes_read / elements]),
+            _logs(places),
+        ]
+    )
+
+
+def _largest(kernel: Kernel) -> np.ndarray:
+    """Quotients of the largest product."""
+    if not kernel.products:
+        return np.zeros(len(_LARGEST))
+    product = max(kernel.products, key=lambda p: p.flops)
+    m, n, k = product.m, product.n, product.k
+    return np.array(
+        [
+            math.log2(1 + product.flops / max(kernel.bytes, 1)),
+            math.log2(m / n),
+            math.log2(k / n),
+            math.log2(1 + product.flops),
+            n / (-(-n // _VECTOR) * _VECTOR),
+            k / (-(-k // _VECTOR) * _VECTOR),
         ]
     )
 
@@ -130,5 +170,5 @@ def _evenness(length: int) -> int:
     return min(length & -length, 64)
 
 
-def _logs(numbers: list[float]) -> np.ndarray:
+def _logs(numbers: Sequence[float]) -> np.ndarray:
     return np.asarray(np.log2(np.maximum(np.asarray(numbers, np.float64), 0) + 1))

@@ -86,3 +86,16 @@ class Influence:
 
 def _differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> set[str]:
     return {n for n in {*one, *other} if one.get(n, _ABSENT) != other.get(n, _ABSENT)}
+
+
+def merged(order: list[str], further: list[str]) -> list[str]:
+    """An order with what it lacks of another one, each after what it follows there."""
+    found = list(order)
+    at = 0
+    for name in further:
+        if name in found:
+            at = found.index(name) + 1
+        else:
+            found.insert(at, name)
+            at += 1
+    return found

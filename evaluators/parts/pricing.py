@@ -6,7 +6,7 @@ import hashlib
 import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,9 +19,9 @@ from paretax.evaluators.compilers import (
     Compiler,
     PortableProgram,
 )
-from paretax.evaluators.kernels import Kernel
 from paretax.evaluators.latency_model.roofline import Queue, calling_seconds
-from paretax.evaluators.parts.influence import Influence
+from paretax.evaluators.parts.fusion import Checked, Fusion, Joint, ends, fitted
+from paretax.evaluators.parts.influence import Influence, merged
 from paretax.evaluators.parts.splitting import Part, split
 from paretax.evaluators.target import Target
 from paretax.evaluators.workbench import Workbench
@@ -44,54 +44,6 @@ class Price:
     seconds: float
     parts: int
     checked: int
-
-
-_Joint = tuple[str, str]
-"""Where two parts meet: the kernels of the first from its last product on, and those of the other
-up to its first product, by kind and library. Compilers fuse alike what looks alike."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Fusion:
-    """How much of its parts' time a whole program takes on a target.
-
-    Args:
-        products: share of the kernels with products that is left.
-        others: share of the other kernels: some only carry values from part to part.
-        cut: seconds that each cut between two parts adds, and the whole saves.
-        joints: seconds that the whole takes more, or saves if negative, where two parts of
-            such kernels meet, beyond that.
-        checked: whole programs that say so.
-    """
-
-    products: float = 1.0
-    others: float = 1.0
-    cut: float = 0.0
-    joints: Mapping[_Joint, float] = field(default_factory=dict)
-    checked: int = 0
-
-    def seconds(self, products: float, others: float, joints: Sequence[_Joint]) -> float:
-        """Of the kernels of a whole program, at least a tenth of those of its parts."""
-        whole = self.products * products + self.others * others - self.cut * len(joints)
-        whole += sum(self.joints.get(joint, 0.0) for joint in joints)
-        return max(whole, 0.1 * (products + others))
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Checked:
-    """A whole program beside its parts, in seconds of a call, without the calling.
-
-    Args:
-        products: of the parts' kernels with products.
-        others: of their other kernels.
-        joints: where parts meet.
-        whole: of the whole program.
-    """
-
-    products: float
-    others: float
-    joints: tuple[_Joint, ...]
-    whole: float
 
 
 class PartsPricer:
@@ -119,11 +71,11 @@ class PartsPricer:
         self._arguments: dict[str, int] = {}
         self._queues: dict[tuple[str, str], tuple[Queue, Queue]] = {}
         self._ends: dict[tuple[str, str], tuple[str, str]] = {}
-        self._fusion = {t.profile.name: _Fusion() for t in targets}
+        self._fusion = {t.profile.name: Fusion() for t in targets}
         self._history: list[dict[str, Any]] = []
         self._explored = False
         self._checked: set[tuple[str, ...]] = set()
-        self._seen: dict[str, list[_Checked]] = {t.profile.name: [] for t in targets}
+        self._seen: dict[str, list[Checked]] = {t.profile.name: [] for t in targets}
         self._split: LeastRecentlyUsed[list[Part]] = LeastRecentlyUsed(1024)
         self._made: dict[tuple[str, str], CompiledProgram] = {}
 
@@ -272,7 +224,7 @@ class PartsPricer:
                 found[name].append((before[name].seconds, whole))
                 products, others = self._busy(texts, name)
                 self._seen[name].append(
-                    _Checked(
+                    Checked(
                         products=products,
                         others=others,
                         joints=self._joints(texts, name),
@@ -281,7 +233,7 @@ class PartsPricer:
                 )
         for name, rows in self._seen.items():
             if rows:
-                self._fusion[name] = _fitted(rows)
+                self._fusion[name] = fitted(rows)
         return found
 
     def _price(self, target: Target, texts: Sequence[str]) -> Price:
@@ -299,10 +251,10 @@ class PartsPricer:
         products, others = zip(*(self._queues[text, target] for text in texts), strict=True)
         return sum(products, Queue()).seconds, sum(others, Queue()).seconds
 
-    def _joints(self, texts: Sequence[str], target: str) -> tuple[_Joint, ...]:
+    def _joints(self, texts: Sequence[str], target: str) -> tuple[Joint, ...]:
         """Where the parts of a program meet."""
-        ends = (self._ends[text, target] for text in texts)
-        return tuple((before[1], after[0]) for before, after in itertools.pairwise(ends))
+        pairs = itertools.pairwise(self._ends[text, target] for text in texts)
+        return tuple((before[1], after[0]) for before, after in pairs)
 
     def _calling(self, target: Target, texts: Sequence[str]) -> float:
         return calling_seconds(sum(self._arguments[t] for t in texts), target.profile)
@@ -320,7 +272,7 @@ class PartsPricer:
             self._arguments[part.text] = made.arguments
             self._made[part.text, target.profile.name] = made
             self._queues[part.text, target.profile.name] = target.latency_model.queues(made)
-            self._ends[part.text, target.profile.name] = _ends(made.kernels)
+            self._ends[part.text, target.profile.name] = ends(made.kernels)
 
     def _ask(
         self, part: Part, targets: Sequence[Target]
@@ -340,26 +292,6 @@ class PartsPricer:
         ]
 
 
-def merged(order: list[str], further: list[str]) -> list[str]:
-    """An order with what it lacks of another one, each after what it follows there."""
-    found = list(order)
-    at = 0
-    for name in further:
-        if name in found:
-            at = found.index(name) + 1
-        else:
-            found.insert(at, name)
-            at += 1
-    return found
-
-
-def _ends(kernels: Sequence[Kernel]) -> tuple[str, str]:
-    """The kernels up to the first product, and those from the last one on, by kind and library."""
-    names = [f"{k.kind} {k.library}" for k in kernels]
-    products = [i for i, k in enumerate(kernels) if k.products] or [0]
-    return ", ".join(names[: products[0] + 1]), ", ".join(names[products[-1] :])
-
-
 def _neighbour(
     space: Space, start: Candidate, name: str, rng: np.random.Generator
 ) -> Candidate | None:
@@ -372,42 +304,3 @@ def _neighbour(
     if space.is_forbidden(values) or values == dict(start):
         return None
     return space.candidate(values)
-
-
-def _fitted(rows: Sequence[_Checked]) -> _Fusion:
-    """Least squares of the relative errors, no share negative; then what is left, by joint.
-
-    Few programs must not teach more than they know: each coefficient is drawn to what it is
-    without any, as if one more program said so.
-    """
-    from scipy.optimize import nnls
-
-    table = np.array([(r.products, r.others, len(r.joints)) for r in rows])
-    weights = 1 / np.maximum([r.whole for r in rows], 1e-12)
-    scaled = table * weights[:, None]
-    mean = scaled.mean(axis=0)
-    columns = np.concatenate([scaled * [1, 1, -1], np.diag(mean)])
-    wanted = np.concatenate([np.ones(len(rows)), mean * [1, 1, 0]])
-    (products, others, cut), _ = nnls(columns, wanted)
-    left = 1 - columns[: len(rows)] @ [products, others, cut]
-    return _Fusion(
-        products=float(products),
-        others=float(others),
-        cut=float(cut),
-        joints=_joints(rows, weights, left),
-        checked=len(rows),
-    )
-
-
-def _joints(rows: Sequence[_Checked], weights: np.ndarray, left: np.ndarray) -> dict[_Joint, float]:
-    """Ridge regression of what is left of whole programs on the joints that they have."""
-    known = list(dict.fromkeys(joint for row in rows for joint in row.joints))
-    if not known:
-        return {}
-    counts = np.array([[row.joints.count(joint) for joint in known] for row in rows])
-    # In the unit of a typical program, so that the ridge is as strong on a fast device as a slow.
-    unit = 1 / weights.mean()
-    columns = counts * weights[:, None] * unit
-    ridge = columns.T @ columns + np.eye(len(known))
-    found = np.linalg.solve(ridge, columns.T @ left) * unit
-    return dict(zip(known, found.tolist(), strict=True))

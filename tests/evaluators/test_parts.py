@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from scipy.stats import spearmanr
 from paretax.evaluators import Target, Workbench
 from paretax.evaluators.compilation import deployed_program
 from paretax.evaluators.compilers import Compiler, Store
-from paretax.evaluators.parts import Influence, PartsPricer, split
+from paretax.evaluators.parts import Checked, Fusion, Influence, PartsPricer, fitted, merged, split
 from paretax.spaces import Space, parse_space
 from paretax.tasks import load_task
 
@@ -60,6 +61,60 @@ def test_a_parameter_that_is_not_there_is_a_value_too() -> None:
     found = learned(examples, lambda e: str(e.get("bits")))
     assert found.find({"q": False}) == "None"
     assert found.find({"q": True, "bits": 8}) == "8"
+
+
+def test_slots_stand_in_the_order_of_the_program() -> None:
+    order: list[str] = []
+    for held in (["conv", "out"], ["conv", "conv#2", "out"], ["stem", "conv", "dense", "out"]):
+        order = merged(order, held)
+    assert order == ["stem", "conv", "dense", "conv#2", "out"]
+    assert merged(order, ["conv", "out"]) == order
+
+
+# What fusion saves --------------------------------------------------------------------------------
+
+
+def checked(count: int, share: float, saved: Mapping[tuple[str, str], float]) -> list[Checked]:
+    """Whole programs that take a share of their products, and less where some parts meet."""
+    rng, kinds = np.random.default_rng(0), ["conv", "dense", "pool"]
+    found = []
+    for _ in range(count):
+        names = rng.choice(kinds, rng.integers(2, 6)).tolist()
+        joints = tuple(itertools.pairwise(names))
+        products = float(rng.uniform(20, 60))
+        whole = share * products + 5 - sum(saved.get(joint, 0.0) for joint in joints)
+        found.append(Checked(products=products, others=5.0, joints=joints, whole=whole))
+    return found
+
+
+def test_what_a_joint_saves_is_learned() -> None:
+    rows = checked(60, 0.8, {("conv", "pool"): 3.0})
+    fusion = fitted(rows)
+    for row in rows:
+        told = fusion.seconds(row.products, row.others, row.joints)
+        assert told == pytest.approx(row.whole, rel=0.03)
+    assert fusion.joints["conv", "pool"] < -1.5
+    assert abs(fusion.joints["dense", "dense"]) < 1.0
+    assert fusion.checked == 60
+
+
+def test_one_program_teaches_little() -> None:
+    (row,) = checked(1, 0.5, {})
+    told = fitted([row]).seconds(row.products, row.others, row.joints)
+    untold = Fusion().seconds(row.products, row.others, row.joints)
+    assert untold == row.products + row.others
+    assert row.whole < told < untold
+
+
+def test_a_joint_that_was_never_seen_is_like_any() -> None:
+    fusion = fitted(checked(40, 0.9, {}))
+    seen = fusion.seconds(40.0, 5.0, [("conv", "conv")])
+    assert fusion.seconds(40.0, 5.0, [("attention", "conv")]) == pytest.approx(seen, rel=0.05)
+
+
+def test_a_whole_program_is_never_free() -> None:
+    fusion = Fusion(products=0.0, others=0.0, cut=1.0)
+    assert fusion.seconds(10.0, 10.0, [("a", "b")]) == pytest.approx(2.0)
 
 
 # Cutting ------------------------------------------------------------------------------------------

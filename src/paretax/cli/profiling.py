@@ -66,7 +66,7 @@ def calibrate(
         Path | None, typer.Option("-o", "--out", help="File of the profile; default: the user's.")
     ] = None,
     programs: Annotated[
-        int | None, typer.Option(min=20, help="Small programs to measure; 1,000 take 10 minutes.")
+        int | None, typer.Option(min=20, help="Small programs to measure; 1,500 take 15 minutes.")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the programs.")] = 0,
 ) -> None:

@@ -218,6 +218,39 @@ def test_a_kernel_is_plain_data() -> None:
         assert Kernel.from_json(found.to_json()) == found
 
 
+def test_a_kernel_of_another_version_is_refused() -> None:
+    plain = kernels(LOOP)[0].to_json()
+    for other in ({**plain, "colour": 1}, {k: v for k, v in plain.items() if k != "roots"}):
+        with pytest.raises(KeyError, match="another version"):
+            Kernel.from_json(other)
+
+
+@pytest.mark.parametrize(
+    ("opcode", "exponentials", "roots"),
+    [("exponential", 12, 0), ("log", 12, 0), ("rsqrt", 0, 12), ("tanh", 0, 0)],
+)
+def test_functions_are_told_apart(opcode: str, exponentials: int, roots: int) -> None:
+    (found,) = kernels(
+        entry("%a = f32[3,4]{1,0} parameter(0)", f"ROOT %b = f32[3,4]{{1,0}} {opcode}(%a)")
+    )
+    assert found.transcendentals == 12
+    assert (found.exponentials, found.roots) == (exponentials, roots)
+
+
+@pytest.mark.parametrize(
+    ("read", "written", "rows"),
+    [
+        ("f32[6,4]{1,0}", "f32[6,4]{1,0}", (4, 4)),
+        ("f32[6,4]{1,0}", "f32[6,4]{0,1}", (4, 6)),
+        ("f32[6,4,1]{2,1,0}", "f32[6,4,1]{0,2,1}", (4, 6)),  # an axis of one is no row
+        ("f32[10,100]{1,0:T(8,128)}", "f32[10,100]{1,0:T(8,128)}", (100, 100)),
+    ],
+)
+def test_rows_are_what_lies_side_by_side(read: str, written: str, rows: tuple[int, int]) -> None:
+    (found,) = kernels(entry(f"%a = {read} parameter(0)", f"ROOT %b = {written} copy(%a)"))
+    assert (found.row_read, found.row_written) == rows
+
+
 def test_text_that_is_no_module() -> None:
     with pytest.raises(ValueError, match="no ENTRY"):
         parse_module("HloModule m\n")

@@ -18,6 +18,7 @@ from paretax.evaluators.latency_model.calibration import Probe, learn
 from paretax.evaluators.latency_model.corrections import Corrections, Sample, fit
 from paretax.evaluators.latency_model.features import NAMES, features
 from paretax.evaluators.latency_model.model import LatencyModel, footprint_of
+from paretax.evaluators.latency_model.pieces import pieces
 from paretax.evaluators.latency_model.roofline import Footprint, bound, peak
 from paretax.hardware_profiles import load_profile, profile_names
 
@@ -231,6 +232,60 @@ def test_features_are_finite_on_every_device() -> None:
             assert np.isfinite(found).all()
 
 
+# Fusions of several products ----------------------------------------------------------------------
+
+
+FUSED = Kernel(
+    name="fusion",
+    kind="convolution",
+    dtype="bf16",
+    library="ynn",
+    products=(
+        Product(m=64, n=8, k=27, window=9),
+        Product(groups=8, m=64, n=1, k=9, window=9),
+        Product(m=64, n=24, k=8),
+    ),
+    operations=4000,
+    transcendentals=400,
+    exponentials=400,
+    summed=80,
+    bytes_read=5000,
+    bytes_written=3072,
+    bytes_arguments=5000,
+    bytes_results=3072,
+)
+
+
+def test_a_fusion_is_its_products() -> None:
+    found = pieces(FUSED)
+    assert [p.kind for p in found] == ["convolution", "depthwise", "dot"]
+    assert [p.products for p in found] == [(p,) for p in FUSED.products]
+    assert [p.operations for p in found] == [800, 800, 2400]  # as the results' sizes
+    assert sum(p.exponentials for p in found) == FUSED.exponentials
+    assert found[2].bytes_read == 2 * (64 * 8 + 8 * 24)
+    assert found[2].bytes_arguments == 2 * 8 * 24
+    assert {(p.library, p.dtype) for p in found} == {("ynn", "bf16")}
+
+
+def test_a_kernel_with_one_product_or_none_stays() -> None:
+    for kernel in (product(4, 5, 6), elementwise(7)):
+        assert pieces(kernel) == [kernel]
+
+
+def test_a_corrected_fusion_takes_as_long_as_its_products() -> None:
+    profile = load_profile("cpu")
+    rows = [
+        Sample(group=group, features=features(kernel, profile, SMALL), log_ratio=log)
+        for group, log in (("convolution ynn", 0.0), ("depthwise ynn", 3.0), ("dot ynn", 0.0))
+        for kernel in (product(m, 8, 8) for m in range(1, 40))
+    ]
+    model = LatencyModel(profile, fit(rows))
+    parts = model.kernel_seconds(pieces(FUSED), SMALL)
+    (whole,) = model.kernel_seconds([FUSED], SMALL)
+    assert whole == pytest.approx(sum(parts))
+    assert parts[1] == pytest.approx(math.exp(3.0) * bound(pieces(FUSED)[1], profile, SMALL).busy)
+
+
 # Calibration --------------------------------------------------------------------------------------
 
 
@@ -238,7 +293,7 @@ def probes(count: int) -> list[Probe]:
     """A machine that is three times slower than its sheet, and takes 20 us a call, 2 an array."""
     rng, profile = np.random.default_rng(0), load_profile("cpu")
     found = []
-    for index in range(count):
+    for _ in range(count):
         kernels = []
         for part in range(int(rng.integers(1, 5))):
             m, n, k = (int(2 ** rng.uniform(2, 10)) for _ in range(3))
@@ -251,7 +306,6 @@ def probes(count: int) -> list[Probe]:
         found.append(
             Probe(program=whole, seconds=noise * (calling + sum(times.values())), kernels=times)
         )
-        assert index >= 0
     return found
 
 
@@ -264,6 +318,24 @@ def test_calibration_finds_what_the_sheet_does_not_say() -> None:
     model = LatencyModel(learned.profile, learned.corrections, learned.error)
     for each in probes(20):
         assert model.predict(each.program).seconds == pytest.approx(each.seconds, rel=0.25)
+
+
+def test_noise_of_the_kernels_is_not_taken_for_the_call() -> None:
+    """Long programs whose kernels are measured up to 5% wrong either way."""
+    rng = np.random.default_rng(1)
+    noisy = [
+        replace(p, kernels={n: 100 * t for n, t in p.kernels.items()}, seconds=0.0)
+        for p in probes(300)
+    ]
+    noisy = [
+        replace(p, seconds=p.busy * rng.uniform(0.95, 1.05) + 20e-6 + 2e-6 * p.program.arguments)
+        for p in noisy
+    ]
+    profile = load_profile("cpu").model_copy(update={"argument_overhead": 2e-6})
+    learned = learn(noisy, profile)
+    model = LatencyModel(learned.profile, learned.corrections, learned.error)
+    ratios = [model.predict(p.program).seconds / p.seconds for p in noisy]
+    assert abs(np.mean(np.log(ratios))) < 0.02
 
 
 def test_disturbed_measurements_are_dropped() -> None:
