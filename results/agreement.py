@@ -33,25 +33,39 @@ class Agreement:
         )
 
 
+Pairs = list[tuple[float, float]]
+"""Predicted and found, in us."""
+
+
 def model_agreement(run: Run, target: str) -> Agreement | None:
     """Of the latency model with the measured latencies of a target; None where it has none."""
+    return _agreement(model_pairs(run, target))
+
+
+def parts_agreement(run: Run, target: str) -> Agreement | None:
+    """Of prices from parts with whole programs, on the final front; None where there are none."""
+    return _agreement(parts_pairs(run, target))
+
+
+def model_pairs(run: Run, target: str) -> Pairs:
+    """Modelled and measured latency of each program that carries both."""
     found = {
         str(m.detail["program"]): (float(m.detail["modelled"]), m.value)
         for t in run.trials
         for m in t.measurements
         if m.objective == "latency" and m.target == target and "modelled" in m.detail
     }
-    return _agreement(list(found.values()))
+    return list(found.values())
 
 
-def parts_agreement(run: Run, target: str) -> Agreement | None:
-    """Of prices from parts with whole programs, on the final front; None where there are none."""
-    pairs = []
+def parts_pairs(run: Run, target: str) -> Pairs:
+    """Latency from parts and of the whole program, of each trial on the final front."""
+    pairs: Pairs = []
     for trial in run.trials:
         whole = [m for m in trial.whole if m.objective == "latency" and m.target == target]
         priced = [m for m in trial.measurements if m.objective == "latency" and m.target == target]
         pairs += [(p.value, w.value) for p, w in zip(priced, whole, strict=False)]
-    return _agreement(pairs)
+    return pairs
 
 
 def _agreement(pairs: Sequence[tuple[float, float]]) -> Agreement | None:

@@ -73,7 +73,7 @@ def render(run: Run, target: str | None, form: Format) -> str:
         return frame.to_csv(index=False).rstrip("\n")
     if frame.empty:
         return f"no trial of {str(run.folder)!r} has finished within the limits yet"
-    heads = {o.name: _head(run, target, o) for o in run.objectives(target)}
+    heads = {o.name: heading(run, target, o) for o in run.objectives(target)}
     headers = []
     for column in map(str, frame.columns):
         if form == "markdown":
@@ -82,7 +82,7 @@ def render(run: Run, target: str | None, form: Format) -> str:
             headers.append(heads[column])
         else:
             headers.append(column.replace("_", "\n").replace(" (", "\n("))
-    cells = [[_cell(value) for value in row] for row in frame.itertuples(index=False)]
+    cells = [[cell(value) for value in row] for row in frame.itertuples(index=False)]
     text = tabulate(
         cells,
         headers,
@@ -90,17 +90,18 @@ def render(run: Run, target: str | None, form: Format) -> str:
         disable_numparse=True,
         colalign=["right"] * len(headers),
     )
-    return f"{text}\n\n{_caption(run, target)}"
+    return f"{text}\n\n{caption(run, target)}"
 
 
-def _head(run: Run, target: str, objective: Objective) -> str:
+def heading(run: Run, target: str, objective: Objective) -> str:
     """The column's name, unit, and how its values were obtained."""
     found = {str(t.measured(objective).provenance) for t in run.front(target)}
     unit = f"{objective.unit}, " if objective.unit else ""
     return f"{objective.name}\n({unit}{'/'.join(sorted(found))})"
 
 
-def _cell(value: Any) -> str:
+def cell(value: Any) -> str:
+    """A value as a table shows it."""
     if isinstance(value, bool | str):
         return str(value).lower() if isinstance(value, bool) else value
     if value is None or value != value:  # NaN
@@ -110,7 +111,8 @@ def _cell(value: Any) -> str:
     return f"{value:.4g}"
 
 
-def _caption(run: Run, target: str) -> str:
+def caption(run: Run, target: str) -> str:
+    """What the table is of, how many trials there were, and how far models were off."""
     count = {
         "trained": sum(t.valid for t in run.trials),
         "stopped at a rung": sum(t.stopped is not None for t in run.trials),

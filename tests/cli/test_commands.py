@@ -24,6 +24,11 @@ def test_search_then_everything_that_reads_a_run(
     assert all(t.test is not None for t in opened.front("cpu"))
     assert all(t.test is None for t in opened.trials if t not in opened.front("cpu"))
 
+    page = tmp_path / "page.html"
+    reported = command("report", run, "-o", page)
+    assert (reported.code, reported.out) == (0, f"wrote {page}\n")
+    assert "6 trials" in page.read_text("utf-8")
+
     bundle = tmp_path / "bundle"
     exported = command("export", run, "--target", "cpu", "--pick", "best:size", "-o", bundle)
     assert exported.code == 0, exported.err

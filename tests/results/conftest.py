@@ -51,6 +51,7 @@ HEADER: dict[str, Any] = {
     "objectives": OBJECTIVES,
     "search_path": [],
     "machine": {"processor": "a processor"},
+    "versions": {"jax": "1.2.3"},
 }
 
 

@@ -19,6 +19,7 @@ app = typer.Typer(
 app.command()(searching.search)
 app.command()(searching.space)
 app.command()(reading.leaderboard)
+app.command()(reading.report)
 app.command()(reading.export)
 app.command()(reading.verify)
 app.command()(reading.reproduce)

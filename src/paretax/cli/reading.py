@@ -37,6 +37,18 @@ def leaderboard(
     print(render(Run.open(run), target, form.value))
 
 
+def report(
+    run: RunArgument,
+    out: Annotated[Path, typer.Option("--out", "-o", help="The page.")] = Path("report.html"),
+) -> None:
+    """Write a run as one page: fronts, trials, and how well modelled figures agreed."""
+    from paretax.results.report import write_report
+    from paretax.results.run import Run
+
+    write_report(Run.open(run), out)
+    print(f"wrote {out}")
+
+
 def export(
     run: RunArgument,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the bundle.")],
