@@ -96,9 +96,11 @@ def test_a_nearer_memory_is_faster_and_smaller(profile: HardwareProfile) -> None
     assert profile.main_memory is profile.memories[-1]
 
 
-def test_fewer_bits_are_no_slower_on_an_accelerator(profile: HardwareProfile) -> None:
-    if profile.kind not in ACCELERATORS:
-        return
+@pytest.mark.parametrize(
+    "name", [n for n in profile_names() if load_profile(n).kind in ACCELERATORS]
+)
+def test_fewer_bits_are_no_slower_on_an_accelerator(name: str) -> None:
+    profile = load_profile(name)
     for dtype in set(profile.peak) & {"fp16", "bf16", "tf32"}:
         assert profile.peak[dtype] >= profile.peak["f32"]
     if {"int4", "int8"} <= set(profile.peak):

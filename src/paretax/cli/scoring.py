@@ -16,7 +16,9 @@ from paretax.errors import UsageError
 if TYPE_CHECKING:
     from paretax.evaluators import Evaluation, Measurement
 
-FormatOption = Annotated[TableFormat, typer.Option("--format", help="For people or for scripts.")]
+FormatOption = Annotated[
+    TableFormat, typer.Option("--format", help="json: an object, or a list of several; stable.")
+]
 
 
 class Precision(StrEnum):
