@@ -120,7 +120,10 @@ class Kernel:
     @classmethod
     def from_json(cls, plain: Mapping[str, Any]) -> Kernel:
         """The inverse of `to_json`. Raises KeyError for what another version has written."""
-        if plain.keys() != {field.name for field in fields(cls)}:
+        if plain.keys() != _FIELDS:
             raise KeyError("a kernel of another version of paretax")
         products = tuple(Product(**p) for p in plain["products"])
         return cls(**{**plain, "products": products})
+
+
+_FIELDS = {field.name for field in fields(Kernel)}

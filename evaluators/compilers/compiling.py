@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -70,22 +70,28 @@ class Compiler:
             MissingExtraError: a compiler is not installed.
         """
         keys = {settings_key(target_settings(p)): p for p in profiles}
-        _ = program.fingerprint  # traced here once, not in each thread
-        platforms = list({p.platform: None for p in keys.values()})
+        # Traced here once, not in each thread. What is kept needs no thread, which takes longer.
+        kept = [k for k in keys if self.store.has(k, program.fingerprint)]
+        platforms = list({p.platform: None for k, p in keys.items() if k not in kept})
 
-        def work(platform: str) -> dict[str, CompiledProgram | CompileError]:
+        def work(some: Iterable[str]) -> dict[str, CompiledProgram | CompileError]:
             found: dict[str, CompiledProgram | CompileError] = {}
-            for key, profile in keys.items():
-                if profile.platform == platform:
-                    try:
-                        found[key] = self.compile(profile, program)
-                    except CompileError as error:
-                        found[key] = error
+            for key in some:
+                try:
+                    found[key] = self.compile(keys[key], program)
+                except CompileError as error:
+                    found[key] = error
             return found
 
-        with ThreadPoolExecutor(max(1, len(platforms))) as pool:
-            parts = list(pool.map(work, platforms))
-        together = {key: made for part in parts for key, made in part.items()}
+        together = work(kept)
+        if platforms:
+            left = [
+                [k for k, p in keys.items() if p.platform == name and k not in kept]
+                for name in platforms
+            ]
+            with ThreadPoolExecutor(len(left)) as pool:
+                for part in pool.map(work, left):
+                    together |= part
         return [together[settings_key(target_settings(p))] for p in profiles]
 
 

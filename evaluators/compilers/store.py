@@ -45,6 +45,10 @@ class Store:
         except (OSError, ValueError, KeyError, TypeError, EOFError):
             return None  # of another version, or damaged: it is compiled and written again
 
+    def has(self, key: str, fingerprint: str) -> bool:
+        """Whether a program is there; it may turn out to be damaged."""
+        return self._path(key, fingerprint).is_file()
+
     def put(self, key: str, program: CompiledProgram) -> None:
         """Keep a program."""
         path = self._path(key, program.fingerprint)

@@ -64,6 +64,7 @@ def test_what_is_said_of_a_measurement(
         **about,
         "repeats": 42,
         "threads": 1,
+        "device": "cpu",
         "interval": [12.3, 12.4],
         "confidence": 0.95,
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -90,9 +91,13 @@ def checked(count: int, share: float, saved: Mapping[tuple[str, str], float]) ->
 def test_what_a_joint_saves_is_learned() -> None:
     rows = checked(60, 0.8, {("conv", "pool"): 3.0})
     fusion = fitted(rows)
-    for row in rows:
-        told = fusion.seconds(row.products, row.others, row.joints)
-        assert told == pytest.approx(row.whole, rel=0.03)
+
+    def off(fusion: Fusion) -> float:
+        told = [fusion.seconds(r.products, r.others, r.joints) / r.whole for r in rows]
+        return float(np.median(np.abs(np.array(told) - 1)))
+
+    assert off(fusion) < 0.01
+    assert off(fusion) < 0.5 * off(replace(fusion, joints={}))
     assert fusion.joints["conv", "pool"] < -1.5
     assert abs(fusion.joints["dense", "dense"]) < 1.0
     assert fusion.checked == 60
