@@ -27,6 +27,7 @@ class Compiler:
     def __init__(self, store: Store | None = None) -> None:
         self.store = store or Store()
         self._known: LeastRecentlyUsed[CompiledProgram] = LeastRecentlyUsed(4096)
+        self._fingerprints: LeastRecentlyUsed[str] = LeastRecentlyUsed(4096)
         self.compilations = 0
         """How often a compiler ran."""
 
@@ -47,8 +48,10 @@ class Compiler:
         settings = target_settings(profile)
         key = settings_key(settings)
 
+        fingerprint = self._fingerprint(program)
+
         def make() -> CompiledProgram:
-            kept = self.store.get(key, program.fingerprint, with_text)
+            kept = self.store.get(key, fingerprint, with_text)
             if kept is not None:
                 return kept
             self.compilations += 1
@@ -56,7 +59,10 @@ class Compiler:
             self.store.put(key, made)
             return made
 
-        return self._known.get((key, program.fingerprint, with_text), make)
+        return self._known.get((key, fingerprint, with_text), make)
+
+    def _fingerprint(self, program: PortableProgram) -> str:
+        return self._fingerprints.get(program.graph, lambda: self.store.fingerprint(program))
 
     def compile_all(
         self, profiles: Sequence[HardwareProfile], program: PortableProgram
@@ -71,7 +77,8 @@ class Compiler:
         """
         keys = {settings_key(target_settings(p)): p for p in profiles}
         # Traced here once, not in each thread. What is kept needs no thread, which takes longer.
-        kept = [k for k in keys if self.store.has(k, program.fingerprint)]
+        fingerprint = self._fingerprint(program)
+        kept = [k for k in keys if self.store.has(k, fingerprint)]
         platforms = list({p.platform: None for k, p in keys.items() if k not in kept})
 
         def work(some: Iterable[str]) -> dict[str, CompiledProgram | CompileError]:

@@ -11,6 +11,8 @@ from typing import Any
 
 import jax
 
+from paretax.evaluators.compilers.graph import graph_key
+
 PLATFORMS = ("cpu", "tpu", "cuda")
 """That a program is lowered for at once, so that all targets share one tracing and one hash."""
 
@@ -28,10 +30,18 @@ class PortableProgram:
     args: tuple[Any, ...]
 
     @cached_property
+    def _traced(self) -> Any:
+        return jax.jit(self.function).trace(*self.args)
+
+    @cached_property
+    def graph(self) -> str:
+        """See `graph_key`: found in a fraction of the time that `fingerprint` takes."""
+        return graph_key(self._traced.jaxpr)
+
+    @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of its StableHLO; equal graphs have equal ones."""
-        traced = jax.jit(self.function).trace(*self.args)
-        text = traced.lower(lowering_platforms=PLATFORMS).as_text()
+        text = self._traced.lower(lowering_platforms=PLATFORMS).as_text()
         text = re.sub(r"module @\S+", "module", text, count=1)  # the function's name
         return hashlib.sha256(text.encode()).hexdigest()[:24]
 

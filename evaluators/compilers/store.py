@@ -5,11 +5,16 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import re
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
+from paretax.evaluators.compilers.portable import PortableProgram
 from paretax.evaluators.compilers.program import CompiledProgram
 from paretax.evaluators.runtime import cache_folder
+
+_FINGERPRINT = re.compile(r"[0-9a-f]{24}")
 
 
 class Store:
@@ -49,13 +54,27 @@ class Store:
         """Whether a program is there; it may turn out to be damaged."""
         return self._path(key, fingerprint).is_file()
 
+    def fingerprint(self, program: PortableProgram) -> str:
+        """A program's fingerprint, which is noted for its graph: lowering takes longer."""
+        path = self._folder / "graphs" / program.graph
+        noted = _text_of(path)
+        if _FINGERPRINT.fullmatch(noted):
+            return noted
+        self._keep({path: program.fingerprint.encode()})
+        return program.fingerprint
+
     def put(self, key: str, program: CompiledProgram) -> None:
         """Keep a program."""
         path = self._path(key, program.fingerprint)
+        text = gzip.compress(program.text.encode(), 3)
+        self._keep({path.with_suffix(".gz"): text, path: json.dumps(program.to_json()).encode()})
+
+    def _keep(self, files: Mapping[Path, bytes]) -> None:
+        """Write what fits; where nothing can be written, it is made again."""
         try:
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            _replace(path.with_suffix(".gz"), gzip.compress(program.text.encode(), 3))
-            _replace(path, json.dumps(program.to_json()).encode())
+            for path, content in files.items():
+                path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                _replace(path, content)
         except OSError:
             return
 
@@ -68,3 +87,11 @@ def _replace(path: Path, content: bytes) -> None:
     with os.fdopen(handle, "wb") as file:
         file.write(content)
     Path(name).replace(path)
+
+
+def _text_of(path: Path) -> str:
+    """What is in a small file; nothing where it is not there, or is no text."""
+    try:
+        return path.read_text("ascii")
+    except (OSError, ValueError):
+        return ""
