@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from tabulate import tabulate
 
-from paretax.evaluators import Objective
+from paretax.evaluators import Objective, Provenance
 from paretax.results.agreement import model_agreement, parts_agreement
 from paretax.results.pareto import relative_hypervolume
 from paretax.results.run import Run
@@ -124,7 +124,7 @@ def caption(run: Run, target: str) -> str:
     volume = hypervolume(run, target)
     lines = [
         f"{run.task_name} on {target} (batch {settings['batch']}, "
-        f"{run.header['machine']['processor']}): {len(run.front(target))} of {len(run.trials)} "
+        f"{_device(run, target)}): {len(run.front(target))} of {len(run.trials)} "
         f"trials on the front; {counts}.",
         *([] if volume is None else [f"Hypervolume {volume:.4f} of the first batch's box."]),
         *_agreements(run, target),
@@ -132,6 +132,17 @@ def caption(run: Run, target: str) -> str:
         "with the same model dense in float32.",
     ]
     return textwrap.fill(" ".join(lines), 100)
+
+
+def _device(run: Run, target: str) -> str:
+    """What a target's figures are of: the machine that measured, or the device that is modelled."""
+    settings = next(t for t in run.header["config"]["targets"] if t["name"] == target)
+    if settings.get("accelerator_type") is not None:
+        return f"{settings['accelerator_type']} of the cluster"
+    found = (m for t in run.trials for m in t.measurements if m.target == target)
+    if any(m.provenance is Provenance.MEASURED for m in found):
+        return str(run.header["machine"]["processor"])
+    return f"{run.header['profiles'][target]['description']}, not measured"
 
 
 def _agreements(run: Run, target: str) -> list[str]:

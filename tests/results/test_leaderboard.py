@@ -98,6 +98,26 @@ def test_the_caption_says_where_the_figures_are_from(run: Run, form: Format) -> 
     assert f"Hypervolume {hypervolume(run, 'cpu'):.4f} of the first batch's box" in caption
 
 
+def test_a_device_that_was_not_there_is_not_called_this_machine(
+    write_run: WriteRun, events: list[Plain]
+) -> None:
+    for event in events:
+        if event["event"] == "scored":
+            latency = event["measurements"][1]
+            event["measurements"][1] = {**latency, "provenance": "modelled"}
+    events[0] = {**events[0], "profiles": {"cpu": {"description": "a device"}}}
+    text = " ".join(render(write_run(events), None, "table").split())
+    assert "(batch 4, a device, not measured)" in text
+    assert "a processor" not in text
+
+
+def test_a_device_of_the_cluster_is_named(write_run: WriteRun, events: list[Plain]) -> None:
+    targets = [{"name": "cpu", "batch": 4, "accelerator_type": "BOARD"}]
+    events[0] = {**events[0], "config": {**events[0]["config"], "targets": targets}}
+    text = " ".join(render(write_run(events), None, "table").split())
+    assert "(batch 4, BOARD of the cluster)" in text
+
+
 def test_provenances_in_one_column_are_all_said(write_run: WriteRun, events: list[Plain]) -> None:
     for event in events:
         if event["event"] == "scored" and event["trial"] == 1:
