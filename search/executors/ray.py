@@ -83,7 +83,7 @@ class RayExecutor:
         try:
             self._devices = {t.profile.name: self._device(t) for t in self._away}
             for target in self._away:
-                where = f"a worker with an accelerator of type {target.accelerator_type!r}"
+                where = f"worker with an accelerator of type {target.accelerator_type!r}"
                 self._wait_for([self._devices[target.profile.name]], where)
             self._actors = [self._actor(i) for i in range(self._count)]
             self._wait_for(self._actors)
@@ -97,7 +97,7 @@ class RayExecutor:
 
         Args:
             actors: the workers.
-            what: they are, where that is special.
+            what: they are, where they are not like all others.
 
         Raises:
             UsageError: they do not start, or not within five minutes.
@@ -108,7 +108,7 @@ class RayExecutor:
         except GetTimeoutError:
             if what:
                 raise UsageError(
-                    f"the cluster gave not {what} within {_START_SECONDS:.0f} s: add a machine "
+                    f"the cluster gave no {what} within {_START_SECONDS:.0f} s: add a machine "
                     "that has one, or leave out `accelerator_type`"
                 ) from None
             raise UsageError(
