@@ -20,11 +20,11 @@ import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Var
 from jax.extend.core import Literal as Constant
 
+from paretax.evaluators.graph import graph_text, held_arrays
 from paretax.spaces.sites import called_jaxpr
 
 Path = tuple[Any, ...]
 _CONSTANT = re.compile(r"(?<![\w.])-?(?:\d+(?:\.\d*)?(?:e[+-]?\d+)?|inf|nan):(?=(?:b?f)\d+\[\])")
-_ADDRESS = re.compile(r"0x[0-9a-f]+")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,13 +95,7 @@ def _equal(one: Any, other: Any) -> bool:
 
 def _graph(closed: ClosedJaxpr) -> str:
     """The graph in words, without scalar constants; with a hash of the arrays that it holds."""
-    text = _ADDRESS.sub("", _CONSTANT.sub("", str(closed.jaxpr)))
-    held = hashlib.sha256()
-    for const in closed.consts:
-        if isinstance(const, jax.Array) and jnp.issubdtype(const.dtype, jax.dtypes.prng_key):
-            const = jax.random.key_data(const)
-        held.update(np.asarray(const).tobytes())
-    return f"{text}\n{held.hexdigest()}"
+    return f"{_CONSTANT.sub('', graph_text(closed))}\n{held_arrays(closed)}"
 
 
 def _inner(eqn: JaxprEqn) -> list[tuple[str, ClosedJaxpr | Jaxpr]]:

@@ -47,7 +47,6 @@ class Compiler:
         """
         settings = target_settings(profile)
         key = settings_key(settings)
-
         fingerprint = self._fingerprint(program)
 
         def make() -> CompiledProgram:

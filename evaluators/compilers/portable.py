@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 
-from paretax.evaluators.compilers.graph import graph_key
+from paretax.evaluators.graph import graph_key
 
 PLATFORMS = ("cpu", "tpu", "cuda")
 """That a program is lowered for at once, so that all targets share one tracing and one hash."""

@@ -32,7 +32,6 @@ from paretax.evaluators.runtime import (
     trains_on_cpu,
     worker_environment,
 )
-from paretax.evaluators.target import PLATFORMS
 from paretax.search.executors.actor import Actor, device_options
 from paretax.search.executors.dealing import MOST, Dealer
 from paretax.search.executors.protocol import Call
@@ -168,8 +167,7 @@ class RayExecutor:
             )
         spec = replace(self._spec, targets=(replace(target, accelerator_type=None),))
         options = device_options(target)
-        sees = PLATFORMS[target.profile.platform].replace("gpu", "cuda")
-        platforms = {"JAX_PLATFORMS": ",".join(dict.fromkeys((sees, "cpu")))}
+        platforms = {"JAX_PLATFORMS": ",".join(dict.fromkeys((target.profile.platform, "cpu")))}
         options["runtime_env"] = {"env_vars": worker_environment() | platforms}
         return ray.remote(Actor).options(**options).remote(spec, {})
 

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from paretax.evaluators.compilers import PortableProgram, Store
-from paretax.evaluators.compilers.graph import graph_key
+from paretax.evaluators.graph import graph_key
 
 X = jax.ShapeDtypeStruct((4, 8), jnp.float32)
 
@@ -81,11 +81,18 @@ def test_the_precision_of_products_counts() -> None:
         assert key(lambda x: x @ x.T) != plain
 
 
+def test_settings_of_jax_count() -> None:
+    """They may change what a graph is lowered to, though not its text."""
+    plain = key(jnp.tanh)
+    with jax.default_matmul_precision("highest"):
+        assert key(jnp.tanh) != plain
+
+
 def test_another_process_finds_the_same_key() -> None:
     """Whatever addresses its functions have."""
     code = (
         "import jax, jax.numpy as jnp\n"
-        "from paretax.evaluators.compilers.graph import graph_key\n"
+        "from paretax.evaluators.graph import graph_key\n"
         "x = jax.ShapeDtypeStruct((4, 8), jnp.float32)\n"
         "print(graph_key(jax.make_jaxpr(jax.nn.relu)(x)))"
     )

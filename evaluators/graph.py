@@ -1,4 +1,4 @@
-"""A traced program in words, which is found faster than its StableHLO."""
+"""A traced program in words, which are found faster than its StableHLO."""
 
 from __future__ import annotations
 
@@ -22,17 +22,26 @@ def graph_key(closed: ClosedJaxpr) -> str:
 
     Equal keys are lowered to equal programs; the reverse need not hold.
     """
-    held = hashlib.sha256(_ADDRESS.sub("", str(closed)).encode())
+    settings = {name: getattr(jax.config, name) for name in _SETTINGS}
+    about = (graph_text(closed), held_arrays(closed), f"{jax.__version__} {settings}")
+    return hashlib.sha256("\n".join(about).encode()).hexdigest()[:24]
+
+
+def graph_text(closed: ClosedJaxpr) -> str:
+    """A graph as JAX prints it, without the addresses of functions."""
+    return _ADDRESS.sub("", str(closed.jaxpr))
+
+
+def held_arrays(closed: ClosedJaxpr) -> str:
+    """SHA-256 of the arrays that a graph, and each within it, holds; its text lacks the values."""
+    held = hashlib.sha256()
     for constant in _constants(closed):
         held.update(f"{constant.dtype} {constant.shape}".encode())
         held.update(constant.tobytes())
-    settings = {name: jax.config.values[name] for name in _SETTINGS}
-    held.update(f"{jax.__version__} {settings}".encode())
-    return held.hexdigest()[:24]
+    return held.hexdigest()
 
 
 def _constants(closed: ClosedJaxpr) -> Iterator[np.ndarray]:
-    """The arrays that a graph, and each within it, holds; their text does not show the values."""
     for constant in closed.consts:
         if isinstance(constant, jax.Array) and jnp.issubdtype(constant.dtype, jax.dtypes.prng_key):
             yield np.asarray(jax.random.key_data(constant))
