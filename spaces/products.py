@@ -27,6 +27,7 @@ class Product:
             in a shape that broadcasts against the product.
         inputs_axis: the axis of the inputs that is summed against an axis of the weight.
         dtype: of the result that the program goes on with.
+        weight_dtype: in which the program multiplies the weight.
     """
 
     site: Site
@@ -34,6 +35,7 @@ class Product:
     spread: Callable[[jax.Array], jax.Array]
     inputs_axis: Callable[[int], int]
     dtype: Any
+    weight_dtype: Any
 
 
 Note = Any
@@ -217,4 +219,12 @@ def _product(eqn: JaxprEqn, weight: int, site: Site) -> Product:
         contracted = numbers[0]
         return int(contracted[1 - weight][contracted[weight].index(axis)])
 
-    return Product(site=site, run=run, spread=spread, inputs_axis=inputs_axis, dtype=result.dtype)
+    operand: Any = eqn.invars[weight].aval
+    return Product(
+        site=site,
+        run=run,
+        spread=spread,
+        inputs_axis=inputs_axis,
+        dtype=result.dtype,
+        weight_dtype=operand.dtype,
+    )

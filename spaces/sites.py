@@ -2,8 +2,8 @@
 
 A site is a parameter that enters `dot_general`, `conv_general_dilated` or a table look-up as it is.
 Sites inside jit, scan, remat and custom derivatives are found; a weight that a `while` or `cond`
-takes, that is used in any other way as well, or whose uses differ in the axes they sum over, is no
-site and stays as it is.
+takes, that is used in any other way as well, whose uses differ in the axes they sum over, or that
+holds whole numbers, is no site and stays as it is.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ class Site:
         multiply_adds: of one example, in all uses.
         grouped: whether a convolution has feature groups, each with input channels of its own.
         dtype: of the weight, as a name.
+        dtypes: what its uses take and give, as names: operands as they are multiplied, results.
     """
 
     weight: str
@@ -49,6 +50,7 @@ class Site:
     multiply_adds: int = 0
     grouped: bool = False
     dtype: str = "float32"
+    dtypes: tuple[str, ...] = ("float32",)
 
     @property
     def path(self) -> str:
@@ -77,8 +79,10 @@ class Site:
         return replace(self, shape=self.shape[self.stack :], axes=axes, stack=0)
 
     def like(self, other: Site | None) -> bool:
-        """Whether another use of the weight is of the same form."""
-        return other is not None and replace(self, multiply_adds=other.multiply_adds) == other
+        """Whether another use of the weight is of the same form, in whatever dtypes."""
+        if other is None:
+            return False
+        return replace(self, multiply_adds=other.multiply_adds, dtypes=other.dtypes) == other
 
 
 _CALLS = frozenset(
@@ -112,7 +116,8 @@ def find_sites(function: Callable[..., Any], params: Arrays, *rest: Any) -> dict
     """
     closed = jax.make_jaxpr(function)(params, *rest)
     uses: dict[str, list[Site | None]] = {}
-    names = dict(zip(closed.jaxpr.invars, sorted(params), strict=False))
+    every = dict(zip(closed.jaxpr.invars, sorted(params), strict=False))
+    names = {v: n for v, n in every.items() if jnp.issubdtype(v.aval.dtype, jnp.floating)}  # type: ignore[attr-defined]
     for name in _collect(closed.jaxpr, names, uses, 1):
         if name:  # an output of the model
             uses.setdefault(name, []).append(None)
@@ -123,8 +128,13 @@ def find_sites(function: Callable[..., Any], params: Arrays, *rest: Any) -> dict
     for name, sites in uses.items():
         first = sites[0]
         if first is not None and all(first.like(site) for site in sites):
-            total = sum(site.multiply_adds for site in sites if site is not None)
-            found[name] = replace(first, multiply_adds=total // batch, dtype=dtypes[name])
+            used = [site for site in sites if site is not None]
+            found[name] = replace(
+                first,
+                multiply_adds=sum(site.multiply_adds for site in used) // batch,
+                dtype=dtypes[name],
+                dtypes=tuple(sorted({dtype for site in used for dtype in site.dtypes})),
+            )
     return found
 
 
@@ -240,6 +250,7 @@ def _site(eqn: JaxprEqn, operand: int, name: str, times: int) -> Site:
     shape = tuple(aval.shape)
     kind = _PRODUCTS[eqn.primitive.name]
     grouped = False
+    dtypes = _dtypes(eqn, kind)
     if kind == "dot":
         axes = tuple(sorted(eqn.params["dimension_numbers"][0][operand]))
     elif kind == "convolution":
@@ -247,7 +258,7 @@ def _site(eqn: JaxprEqn, operand: int, name: str, times: int) -> Site:
         axes = (*sorted(window), channels)
         grouped = eqn.params["feature_group_count"] > 1 or eqn.params["batch_group_count"] > 1
     else:
-        return Site(weight=name, kind=kind, shape=shape, axes=(0,))
+        return Site(weight=name, kind=kind, shape=shape, axes=(0,), dtypes=dtypes)
     each = math.prod(result.shape) * math.prod(shape[i] for i in axes)
     return Site(
         weight=name,
@@ -256,4 +267,11 @@ def _site(eqn: JaxprEqn, operand: int, name: str, times: int) -> Site:
         axes=axes,
         multiply_adds=times * each,
         grouped=grouped,
+        dtypes=dtypes,
     )
+
+
+def _dtypes(eqn: JaxprEqn, kind: Kind) -> tuple[str, ...]:
+    """What a product takes and gives; the rows of a look-up are asked for by whole numbers."""
+    taken = eqn.invars[:1] if kind == "embedding" else eqn.invars
+    return tuple(sorted({str(var.aval.dtype) for var in (*taken, *eqn.outvars)}))  # type: ignore[attr-defined]
