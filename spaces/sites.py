@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import jax
@@ -50,7 +50,7 @@ class Site:
     multiply_adds: int = 0
     grouped: bool = False
     dtype: str = "float32"
-    dtypes: tuple[str, ...] = ("float32",)
+    dtypes: tuple[str, ...] = field(default=("float32",), compare=False)
 
     @property
     def path(self) -> str:
@@ -80,9 +80,7 @@ class Site:
 
     def like(self, other: Site | None) -> bool:
         """Whether another use of the weight is of the same form, in whatever dtypes."""
-        if other is None:
-            return False
-        return replace(self, multiply_adds=other.multiply_adds, dtypes=other.dtypes) == other
+        return other is not None and replace(self, multiply_adds=other.multiply_adds) == other
 
 
 _CALLS = frozenset(
@@ -117,7 +115,7 @@ def find_sites(function: Callable[..., Any], params: Arrays, *rest: Any) -> dict
     closed = jax.make_jaxpr(function)(params, *rest)
     uses: dict[str, list[Site | None]] = {}
     every = dict(zip(closed.jaxpr.invars, sorted(params), strict=False))
-    names = {v: n for v, n in every.items() if jnp.issubdtype(v.aval.dtype, jnp.floating)}  # type: ignore[attr-defined]
+    names = {v: n for v, n in every.items() if jnp.issubdtype(v.aval.dtype, jnp.floating)}
     for name in _collect(closed.jaxpr, names, uses, 1):
         if name:  # an output of the model
             uses.setdefault(name, []).append(None)

@@ -363,3 +363,41 @@ def test_numpy_arrays_do_as_well() -> None:
     params = {"w": np.ones((4, 2), np.float32), "b": np.ones(2, np.float32)}
     sites = found(lambda p, x: x @ p["w"] + p["b"], params, np.ones((3, 4), np.float32))
     assert sites == {"w": site("w", "dot", (4, 2), (0,), 8)}
+
+
+# Dtypes -------------------------------------------------------------------------------------------
+
+
+def test_a_site_knows_the_dtypes_of_its_products() -> None:
+    """Of the operands as they are multiplied, and of the results, over all uses."""
+    low = jnp.bfloat16
+
+    def predict(p: Any, x: Any) -> Any:
+        y = jnp.dot(x.astype(low), p["m"].astype(low), preferred_element_type=jnp.float32)
+        z = y @ p["w"] + (x.astype(low) @ p["w"].astype(low)).astype(jnp.float32)
+        return z + p["h"][jnp.zeros(2, jnp.int32)].astype(jnp.float32)
+
+    params = {n: ones(4, 4) for n in "mw"} | {"h": ones(3, 4).astype(jnp.float16)}
+    sites = found(predict, params, ones(2, 4))
+    assert {n: s.dtypes for n, s in sites.items()} == {
+        "m": ("bfloat16", "float32"),
+        "w": ("bfloat16", "float32"),
+        "h": ("float16",),
+    }
+    assert {n: s.dtype for n, s in sites.items()} == {
+        "m": "float32",
+        "w": "float32",
+        "h": "float16",
+    }
+
+
+@pytest.mark.parametrize("dtype", [jnp.int32, jnp.uint8, jnp.int8])
+def test_whole_numbers_are_no_site(dtype: Any) -> None:
+    """Nothing of what is done to sites goes with them: not a table of indices, not an operand."""
+
+    def predict(p: Any, x: Any) -> Any:
+        rows = p["table"][x[:, 0].astype(jnp.int32)]
+        return jnp.matmul(x, p["w"].astype(jnp.float32)) + rows
+
+    params = {"table": jnp.ones((3, 4), dtype), "w": jnp.ones((4, 4), dtype)}
+    assert found(predict, params, ones(2, 4)) == {}
