@@ -1,8 +1,9 @@
 """What a user brings: the `Task` protocol, and the built-in tasks on real data."""
 
-from paretax.tasks.classification import accuracy, classification, cross_entropy, split
+from paretax.tasks.classification import accuracy, classification, cross_entropy
 from paretax.tasks.loading import BUILT_IN, load_task
 from paretax.tasks.models import Arrays, Model, build_model
+from paretax.tasks.splitting import split
 from paretax.tasks.task import Config, Data, Metric, Split, SupervisedTask, Task
 
 __all__ = [

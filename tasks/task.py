@@ -12,6 +12,7 @@ import numpy as np
 from flax import nnx
 
 from paretax.errors import UsageError
+from paretax.tasks.arrays import as_array, check_numbers, refuse_several
 
 Config = Mapping[str, Any]
 """What `build` reads: parameter name to value; every name of `Task.defaults` is there."""
@@ -38,16 +39,24 @@ class Data:
     """The three splits. The search sees `train` and `validation`; `test` is for the final front.
 
     Raises:
-        UsageError: an empty split, lengths or shapes that differ, infinite inputs, targets that are
-            not finite, or labels of a single class.
+        UsageError: what is no array of numbers, an empty split, lengths or shapes that differ,
+            infinite inputs, targets that are not finite, or labels of a single class.
     """
 
     train: Split
     validation: Split
     test: Split
 
+    @property
+    def splits(self) -> dict[str, Split]:
+        """All three, by name."""
+        return {"train": self.train, "validation": self.validation, "test": self.test}
+
     def __post_init__(self) -> None:
+        for name in ("train", "validation", "test"):
+            _check_kind(getattr(self, name), name)
         shape = np.shape(self.train.inputs)[1:]
+        target = np.shape(self.train.targets)[1:]
         for name in ("train", "validation", "test"):
             split: Split = getattr(self, name)
             if len(split) == 0:
@@ -61,6 +70,11 @@ class Data:
                 raise UsageError(
                     f"every split's examples must have one shape, got {np.shape(split.inputs)[1:]} "
                     f"in {name} and {shape} in train"
+                )
+            if np.shape(split.targets)[1:] != target:
+                raise UsageError(
+                    f"every split's targets must have one shape, got "
+                    f"{np.shape(split.targets)[1:]} an example in {name} and {target} in train"
                 )
             inputs, targets = np.asarray(split.inputs), np.asarray(split.targets)
             if inputs.dtype.kind == "f" and np.isinf(inputs).any():
@@ -78,6 +92,21 @@ class Data:
             raise UsageError(
                 f"the training labels must have at least two classes, got only {labels[0]}"
             )
+
+
+def _check_kind(split: Any, name: str) -> None:
+    """Refuse a split that is none, or does not hold two arrays of numbers."""
+    if not isinstance(split, Split):
+        raise UsageError(
+            f"the {name} split must be a paretax.Split(inputs, targets), got {type(split).__name__}"
+        )
+    for part in ("inputs", "targets"):
+        given = getattr(split, part)
+        refuse_several(given, f"the {name} {part}")
+        array = as_array(given, f"{name} {part}")
+        if array.ndim == 0:
+            raise UsageError(f"the {name} {part} must be an array (examples, ...), got {given!r}")
+        check_numbers(array, f"{name} {part}")
 
 
 @dataclass(frozen=True, kw_only=True)

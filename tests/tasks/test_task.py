@@ -74,7 +74,7 @@ def test_what_looks_like_one_class_but_is_none() -> None:
     one = part(targets=[0.5, 0.5])
     assert Data(train=one, validation=one, test=one).train is one
     grid = part(targets=[[0, 0], [0, 0]])
-    assert Data(train=grid, validation=GOOD, test=GOOD).train is grid
+    assert Data(train=grid, validation=grid, test=grid).train is grid
     held = part(targets=[1, 1])
     assert Data(train=GOOD, validation=held, test=held).test is held
 
