@@ -192,8 +192,8 @@ class AccuracyEvaluator:
         )
         validation = prepared.features.validation
         outputs = in_chunks(lambda chunk: run(params, state, chunk), validation.inputs)
-        if not np.isfinite(outputs).all():
-            raise DivergedError("the model's outputs are not finite")
+        if np.isnan(outputs).any():
+            raise DivergedError("the model's outputs are not numbers (NaN)")
         return float(self._bench.task.metric.compute(outputs, validation.targets))
 
     def train(
@@ -277,11 +277,11 @@ class AccuracyEvaluator:
         """The metric of trained weights on a split, through the candidate's deployed arithmetic.
 
         Raises:
-            DivergedError: an output is not finite.
+            DivergedError: an output is NaN; infinite logits are those of impossible classes.
         """
         outputs = self.outputs(candidate, weights, split.inputs)
-        if not np.isfinite(outputs).all():
-            raise DivergedError("the trained model's outputs are not finite")
+        if np.isnan(outputs).any():
+            raise DivergedError("the trained model's outputs are not numbers (NaN)")
         return float(self._bench.task.metric.compute(outputs, split.targets))
 
     def outputs(

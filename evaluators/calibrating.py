@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from paretax.errors import UsageError
 from paretax.evaluators.cache import LeastRecentlyUsed
 from paretax.evaluators.compiling import compile_fast
 from paretax.spaces.compression import (
@@ -53,11 +54,15 @@ class Calibrator:
             state: its state.
             inputs: training examples, of which the first 512 are looked at.
             learned: steps that training found.
+
+        Raises:
+            UsageError: inputs of a site that are to be rounded are infinite.
         """
         inputs = inputs[:EXAMPLES]
         largest = self._programs.get((key, "observe"), lambda: jax.jit(observe(predict, sites)))(
             params, state, inputs
         )
+        _check_finite(recipe, largest)
         histograms: Mapping[str, jax.Array] = {}
         if recipe.calibration != "absmax":
             histograms = self._programs.get(
@@ -69,3 +74,14 @@ class Calibrator:
             lambda: compile_fast(lambda *given: grid(recipe, sites, *given)),
         )
         return make(params, ranges, widths_of(recipe), learned)  # type: ignore[no-any-return]
+
+
+def _check_finite(recipe: Recipe, largest: Mapping[str, jax.Array]) -> None:
+    """Refuse infinite inputs of a site, which no grid holds; NaN shows in the outputs."""
+    for name, found in largest.items():
+        if recipe.treatments[name].inputs_quantized and np.isinf(found).any():
+            raise UsageError(
+                f"the inputs of {name} are infinite for some training examples, and no grid of "
+                f"whole numbers holds them: leave them as they are (activation_bits@GROUP: 32), or "
+                "keep infinities out of the model's layers"
+            )

@@ -235,7 +235,7 @@ def test_a_divergence_is_a_failure_with_its_reason(scorer: Scorer) -> None:
 def test_outputs_that_are_not_finite_have_no_score(scorer: Scorer, bad: float) -> None:
     last = max(scorer.weights)  # the bias or kernel of the last layer
     broken = {**scorer.weights, last: np.full_like(scorer.weights[last], bad)}
-    with pytest.raises(DivergedError, match="outputs are not finite"):
+    with pytest.raises(DivergedError, match="outputs are not numbers"):
         scorer.evaluator.score(CANDIDATE, broken, scorer.bench.data.validation)
 
 
