@@ -28,6 +28,7 @@ from paretax.spaces.sites import Arrays, Predict, Site, find_sites
 from paretax.spaces.storage import stored_bytes
 from paretax.spaces.structured import check_patterns, is_structured, removed_channels
 from paretax.tasks import Data, Model, Split, Task, build_model
+from paretax.tasks.probing import check_targets
 
 Shapes = Mapping[str, jax.ShapeDtypeStruct]
 
@@ -155,6 +156,7 @@ class Workbench:
         self._pipelines: LeastRecentlyUsed[Callable[..., Any]] = LeastRecentlyUsed(16)
         self._traced: LeastRecentlyUsed[Callable[..., Prepared]] = LeastRecentlyUsed(64)
         self._deployed: dict[str, tuple[Any, ...]] = {}
+        self._fitting: set[Any] = set()
         self._missing = False
 
     @cached_property
@@ -354,14 +356,19 @@ class Workbench:
         """Refuse a training that cannot be laid out, before it begins.
 
         Raises:
-            UsageError: a batch is larger than the training set, there are too few epochs for the
-                schedule, or a lottery's rewinding step is beyond its end.
+            UsageError: the targets do not fit the outputs, a batch is larger than the training set,
+                there are too few epochs for the schedule, or a lottery's rewinding step is beyond
+                its end.
         """
         timeline(candidate)
         self.deployed(candidate)
         chosen = choose((*training.SETTINGS, *pruning.SETTINGS), candidate)
         targets = self.data.train.targets
         outputs = self.prepared(candidate).outputs
+        if (outputs.shape, outputs.dtype) not in self._fitting:
+            known = {"train": self.data.train, "validation": self.data.validation}
+            check_targets(self.task, known, outputs)
+            self._fitting.add((outputs.shape, outputs.dtype))
         if chosen["label_smoothing"] > 0 and (
             targets.dtype.kind not in "iu" or targets.ndim != len(outputs.shape) - 1
         ):

@@ -20,6 +20,7 @@ from paretax.spaces import SETTINGS, Candidate, Space, check_space
 from paretax.spaces.dimensions import choose
 from paretax.spaces.rules import check_rules
 from paretax.tasks import load_task
+from paretax.tasks.probing import check_targets
 
 _MODELS = 8  # random candidates of which one must build before a search starts
 
@@ -170,6 +171,7 @@ def _try_models(bench: Workbench, space: Space, rng: np.random.Generator) -> lis
 def _try_model(bench: Workbench, candidate: Candidate) -> Prepared:
     prepared = bench.prepared(candidate)
     bench.check_training(candidate)
+    check_targets(bench.task, bench.data.splits, prepared.outputs)
     targets = bench.data.train.targets
     batch = jax.ShapeDtypeStruct((2, *targets.shape[1:]), targets.dtype)
     loss = jax.eval_shape(bench.task.loss, prepared.outputs, batch)
