@@ -16,6 +16,7 @@ from paretax.results.agreement import model_agreement, parts_agreement
 from paretax.results.pareto import relative_hypervolume
 from paretax.results.run import Run
 from paretax.results.trial import Trial
+from paretax.spaces.conditions import word
 
 if TYPE_CHECKING:
     import pandas as pd  # takes half a second, which a worker need not spend
@@ -39,7 +40,7 @@ def leaderboard(run: Run, target: str | None = None) -> pd.DataFrame:
     if not front:
         return pd.DataFrame(columns=["trial", *(o.name for o in objectives)])
     figures = pd.DataFrame([_figures(trial, objectives) for trial in front])
-    choices = pd.DataFrame([dict(trial.candidate) for trial in front])
+    choices = pd.DataFrame([dict(trial.candidate) for trial in front], dtype=object)
     choices = choices[[name for name in run.header["config"]["space"] if name in choices]]
     taken = {name: f"{name} (parameter)" for name in choices if name in figures}
     return pd.concat([figures, choices.rename(columns=taken)], axis=1)
@@ -82,9 +83,8 @@ def render(run: Run, target: str | None, form: Format) -> str:
             headers.append(heads[column])
         else:
             headers.append(column.replace("_", "\n").replace(" (", "\n("))
-    cells = [[cell(value) for value in row] for row in frame.itertuples(index=False)]
     text = tabulate(
-        cells,
+        list(zip(*(_cells(list(frame[column])) for column in frame), strict=True)),
         headers,
         tablefmt="pipe" if form == "markdown" else "simple",
         disable_numparse=True,
@@ -98,6 +98,14 @@ def heading(run: Run, target: str, objective: Objective) -> str:
     found = {str(t.measured(objective).provenance) for t in run.front(target)}
     unit = f"{objective.unit}, " if objective.unit else ""
     return f"{objective.name}\n({unit}{'/'.join(sorted(found))})"
+
+
+def _cells(values: Sequence[Any]) -> list[str]:
+    """A column as a table shows it: as configs write it where 1, 1.0 and "1" would read alike."""
+    shown = [cell(value) for value in values]
+    if len(set(zip(shown, map(type, values), strict=True))) == len(set(shown)):
+        return shown
+    return [cell(v) if v is None or v != v else word(v) for v in values]
 
 
 def cell(value: Any) -> str:

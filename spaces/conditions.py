@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeGuard
 
@@ -11,21 +13,51 @@ from paretax.errors import UsageError
 Scalar = bool | int | float | str
 
 
+def exactly(value: Scalar) -> tuple[str, Scalar]:
+    """A key under which 1, 1.0, True and "1" all differ, which Python's own equality takes for one.
+
+    Zero and minus zero have the same key.
+    """
+    return type(value).__name__, value
+
+
+def word(value: Scalar) -> str:
+    """A value as a config holds it, so that no two read alike: 1, 1.0, true, "1"."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if not isinstance(value, str):
+        return f"{value}"
+    plain = _PLAIN.fullmatch(value) and value.lower() not in _NOT_WORDS
+    return value if plain else json.dumps(value, ensure_ascii=False)
+
+
+_PLAIN = re.compile(r"[^\W\d][\w./@+-]*")
+_NOT_WORDS = ("true", "false", "yes", "no", "on", "off", "null", "nan", "inf", "infinity")
+
+
 @dataclass(frozen=True, kw_only=True)
 class OneOf:
-    """The value is one of these."""
+    """The value is one of these.
+
+    Args:
+        values: some; True and 1 are different ones.
+        exact: whether 1 and 1.0 are different ones too, as they are among a parameter's choices.
+    """
 
     values: tuple[Scalar, ...]
+    exact: bool = False
 
     def holds(self, value: Scalar) -> bool:
-        """Whether the value passes; True and 1 are different values."""
+        """Whether the value passes."""
+        if self.exact:
+            return any(exactly(v) == exactly(value) for v in self.values)
         return any(
             v == value and isinstance(v, bool) == isinstance(value, bool) for v in self.values
         )
 
     def describe(self) -> str:
         """The test in words."""
-        words = [str(v).lower() if isinstance(v, bool) else str(v) for v in self.values]
+        words = [word(v) for v in self.values]
         return f"= {words[0]}" if len(words) == 1 else f"in {', '.join(words)}"
 
 
@@ -74,6 +106,21 @@ class Clause:
                 f"such as {{quantize: true}}, got {tests!r}"
             )
         return cls(tuple((str(name), _test(spec, where)) for name, spec in tests.items()))
+
+    def resolved(self, meant: Callable[[str, Scalar], Scalar]) -> Clause:
+        """The clause on the values that parameters have.
+
+        Args:
+            meant: a parameter's name and a value as a user wrote it, to the value in its domain.
+        """
+        return Clause(
+            tuple(
+                (n, OneOf(values=tuple(meant(n, v) for v in test.values), exact=True))
+                if isinstance(test, OneOf)
+                else (n, test)
+                for n, test in self.tests
+            )
+        )
 
     @property
     def names(self) -> tuple[str, ...]:

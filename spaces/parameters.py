@@ -12,7 +12,7 @@ from decimal import Decimal
 import numpy as np
 
 from paretax.errors import UsageError
-from paretax.spaces.conditions import Clause
+from paretax.spaces.conditions import Clause, exactly, word
 
 Value = bool | int | float | str
 """What a parameter may hold: a JSON scalar (never null, NaN or infinity)."""
@@ -318,10 +318,9 @@ class _Listed(AbstractParameter):
                     f"parameter {self.name!r}: a choice must be a string, a bool or a finite "
                     f"number, got {choice!r}"
                 )
-        keys = [_typed(c) for c in self.choices]
-        if len(set(keys)) < len(keys):
+        if len({exactly(c) for c in choices}) < len(choices):
             raise UsageError(
-                f"parameter {self.name!r}: choices must differ, got {list(self.choices)}"
+                f"parameter {self.name!r}: choices must differ, got {list(choices)}: list each once"
             )
         object.__setattr__(self, "when", Clause.make(self.when, f"parameter {self.name!r}"))
 
@@ -330,9 +329,17 @@ class _Listed(AbstractParameter):
         return len(self.choices)
 
     def index(self, value: object) -> int:
-        """The position of a value among the choices. Raises UsageError where it is none of them."""
+        """The position of a value among the choices. Raises UsageError where it is none of them.
+
+        1, 1.0, True and "1" are four choices. A number that is no choice itself stands for the
+        choice of its size: 1.0 for 1, where 1.0 is none.
+        """
+        given = value.item() if isinstance(value, np.generic) else value
         for i, choice in enumerate(self.choices):
-            if _typed(choice) == _typed(value):
+            if exactly(choice) == (type(given).__name__, given):
+                return i
+        for i, choice in enumerate(self.choices):
+            if _is_number(choice) and _is_number(given) and choice == given:
                 return i
         raise self._outside(value)
 
@@ -341,17 +348,6 @@ class _Listed(AbstractParameter):
 
     def sample(self, rng: np.random.Generator) -> Value:
         return self.choices[int(rng.integers(len(self.choices)))]
-
-
-def _typed(value: object) -> tuple[str, object]:
-    """A key under which True, 1 and "1" differ, and 1 and 1.0 do not."""
-    if isinstance(value, np.generic):
-        value = value.item()
-    if isinstance(value, bool):
-        return ("bool", value)
-    if isinstance(value, int | float):
-        return ("number", value)
-    return (type(value).__name__, value)
 
 
 @dataclass(frozen=True)
@@ -364,8 +360,8 @@ class Categorical(_Listed):
 
     def describe(self) -> str:
         if len(self.choices) == 1:
-            return f"always {_word(self.choices[0])}"
-        return "one of " + ", ".join(map(_word, self.choices))
+            return f"always {word(self.choices[0])}"
+        return "one of " + ", ".join(map(word, self.choices))
 
     def grid(self, points: int) -> tuple[Value, ...]:
         return tuple(self.choices)
@@ -391,7 +387,7 @@ class Ordinal(_Listed):
         return 1
 
     def describe(self) -> str:
-        return "in order " + ", ".join(map(_word, self.choices))
+        return "in order " + ", ".join(map(word, self.choices))
 
     def grid(self, points: int) -> tuple[Value, ...]:
         count = min(points, len(self.choices))
@@ -408,10 +404,6 @@ class Ordinal(_Listed):
     def decode(self, numbers: Sequence[float]) -> Value:
         last = len(self.choices) - 1
         return self.choices[round(min(1.0, max(0.0, float(numbers[0]))) * last)]
-
-
-def _word(value: Value) -> str:
-    return str(value).lower() if isinstance(value, bool) else f"{value}"
 
 
 Parameter = Float | Integer | Categorical | Ordinal

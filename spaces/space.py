@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from graphlib import CycleError, TopologicalSorter
 
 import numpy as np
@@ -85,18 +85,26 @@ class Space:
             Clause.make({} if c is None else c, f"forbidden clause {i + 1}")
             for i, c in enumerate(forbidden)
         ]
-        self.forbidden: tuple[Clause, ...] = tuple(c for c in clauses if c is not None)
-        for parameter in self.parameters:
-            if parameter.when is not None:
-                self._check_clause(_when(parameter), f"the condition of {parameter.name!r}")
-        for i, clause in enumerate(self.forbidden):
-            self._check_clause(clause, f"forbidden clause {i + 1}")
+        self.parameters = tuple(
+            p
+            if p.when is None
+            else replace(p, when=self._checked(_when(p), f"the condition of {p.name!r}"))
+            for p in self.parameters
+        )
+        self._by_name = {p.name: p for p in self.parameters}
+        self.forbidden: tuple[Clause, ...] = tuple(
+            self._checked(clause, f"forbidden clause {i + 1}")
+            for i, clause in enumerate(c for c in clauses if c is not None)
+        )
         self._order = self._sorted()
 
-    def _check_clause(self, clause: Clause, where: str) -> None:
-        for name, test in clause.tests:
+    def _checked(self, given: Clause, where: str) -> Clause:
+        """A clause on the values that its parameters have; refused where it can never hold."""
+        for name in given.names:
             if name not in self._by_name:
                 raise unknown("parameter", name, self._by_name, where)
+        clause = given.resolved(lambda name, value: _meant(self._by_name[name], value))
+        for name, test in clause.tests:
             parent = self._by_name[name]
             if parent.cardinality is not None and parent.cardinality <= _COUNT_LIMIT:
                 possible = any(test.holds(v) for v in parent.grid(parent.cardinality))
@@ -108,6 +116,7 @@ class Space:
                     f"{where} can never hold: {name} {test.describe()}, "
                     f"but {name} takes {parent.describe()}"
                 )
+        return clause
 
     def _sorted(self) -> tuple[Parameter, ...]:
         parents = {p.name: _when(p).names if p.when is not None else () for p in self.parameters}
@@ -299,6 +308,14 @@ def _when(parameter: Parameter) -> Clause:
     """The condition of a parameter that has one."""
     assert isinstance(parameter.when, Clause)
     return parameter.when
+
+
+def _meant(parameter: Parameter, value: Value) -> Value:
+    """The value of a parameter that a user wrote; itself where the parameter never takes it."""
+    try:
+        return parameter.canonical(value)
+    except UsageError:
+        return value
 
 
 def _overlaps(test: Test, ends: Sequence[Value]) -> bool:

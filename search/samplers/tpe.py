@@ -111,7 +111,7 @@ def _draw(parameter: Parameter, trial: Any) -> Any:
         return trial.suggest_int(
             parameter.name, domain.low, domain.high, log=domain.log, step=domain.step
         )
-    return trial.suggest_categorical(parameter.name, domain.choices)
+    return parameter.choices[trial.suggest_categorical(parameter.name, domain.choices)]
 
 
 def _past(space: Space, observation: Observation) -> Any:
@@ -120,7 +120,7 @@ def _past(space: Space, observation: Observation) -> Any:
     candidate = observation.candidate
     state = optuna.trial.TrialState
     return optuna.trial.create_trial(
-        params=dict(candidate),
+        params={name: _number(space[name], value) for name, value in candidate.items()},
         distributions={name: _distribution(space[name]) for name in candidate},
         values=observation.losses if observation.valid else None,
         state=state.COMPLETE if observation.valid else state.FAIL,
@@ -138,4 +138,9 @@ def _distribution(parameter: Parameter) -> Any:
     if isinstance(parameter, Integer):
         step = int(parameter.step or 1)
         return IntDistribution(int(low), int(high), log=parameter.log, step=step)
-    return CategoricalDistribution(parameter.choices)
+    return CategoricalDistribution(tuple(range(len(parameter.choices))))
+
+
+def _number(parameter: Parameter, value: Value) -> Value:
+    """What Optuna is told of a value: of a choice its place, as Optuna takes 1 and True for one."""
+    return value if isinstance(parameter, Float | Integer) else parameter.index(value)

@@ -241,3 +241,25 @@ def test_a_parameter_named_as_a_figure_does_not_take_its_place(
 def test_an_unknown_target_is_refused(run: Run, form: Format) -> None:
     with pytest.raises(UsageError, match="unknown target 'gpu'"):
         render(run, "gpu", form)
+
+
+def test_choices_that_python_takes_for_one_are_told_apart(
+    write_run: WriteRun, events: list[Plain]
+) -> None:
+    values: list[Any] = [1, 1.0, True, "1", "true"]
+    figures = next(e for e in events if e["event"] == "scored" and "failure" not in e)
+    metric = next(e for e in events if e["event"] == "trained" and "failure" not in e)
+    asked = [{"trial": i, "candidate": {"width": v}, "seed": 0} for i, v in enumerate(values)]
+    written = [events[0], {"event": "asked", "batch": 0, "trials": asked}]
+    for i in range(len(values)):
+        found = [
+            {**m, "value": m["value"] - (i if m["objective"] == "size" else 0)}
+            for m in figures["measurements"]
+        ]
+        accuracy = [{**m, "value": 0.9 - i / 100} for m in metric["measurements"]]
+        written.append({"event": "trained", "trial": i, "measurements": found + accuracy})
+    run = write_run(written)
+    column = leaderboard(run)["width"].tolist()
+    assert [(type(v), v) for v in column] == [(type(v), v) for v in values]
+    shown = [row[-1] for row in table_rows(render(run, None, "table"))]
+    assert shown == ["1", "1.0", "true", '"1"', '"true"']

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -111,7 +112,25 @@ def assert_in(space: Space, proposals: Sequence[Candidate]) -> None:
         assert space.candidate(dict(candidate)) == candidate  # raises where it is not in the space
 
 
+LOOKALIKES = Space([Categorical("a", [1, 1.0, True, "1"]), Float("x", 0.0, 1.0)])
+"""Four choices that Python's equality takes for two."""
+
+
 # The contract -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("best", [1, 1.0, True, "1"], ids=repr)
+def test_choices_that_python_takes_for_one_are_told_apart(sampler: Sampler, best: Any) -> None:
+    def told(candidate: Candidate) -> Observation:
+        loss = float(type(candidate["a"]) is not type(best)) + 0.01 * float(candidate["x"])
+        return Observation(candidate=candidate, losses=(loss, loss))
+
+    state, kinds = played(sampler, LOOKALIKES, told, batches=12, count=8)
+    proposed = [o.candidate["a"] for batch in kinds for o in batch]
+    assert {(type(v), v) for v in proposed} == {(type(v), v) for v in (1, 1.0, True, "1")}
+    if type(sampler).__name__ in ("NSGA2Sampler", "TPESampler"):  # those that learn
+        late = Counter(type(c["a"]) for c in sampler.ask(state, 80, generator(99)))
+        assert late.most_common(1)[0][0] is type(best)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -25,6 +25,8 @@ from paretax.spaces import (
     Ordinal,
     Parameter,
     Space,
+    dump_space,
+    parse_space,
 )
 
 seeds = st.integers(0, 2**32 - 1)
@@ -452,3 +454,37 @@ def test_decode_takes_any_numbers_into_the_space(
 def test_a_forbidden_clause_must_say_something() -> None:
     with pytest.raises(UsageError, match="forbidden clause 1"):
         Space([Integer("width", 1, 4)], forbidden=[None])  # type: ignore[list-item]
+
+
+def test_conditions_and_clauses_mean_one_of_the_choices_that_python_takes_for_one() -> None:
+    choices = [1, 1.0, True, "1"]
+    space = Space(
+        [
+            Categorical("a", choices),
+            *(Integer(f"child_{i}", 0, 3, when={"a": v}) for i, v in enumerate(choices)),
+        ],
+        [{"a": 1.0, "child_1": 3}],
+    )
+    assert space.size().combinations == 4 * 4 - 1
+    candidates = list(space.grid(4))
+    assert len({c.id for c in candidates}) == len(set(candidates)) == 15
+    for candidate in candidates:
+        (child,) = [name for name in candidate if name != "a"]
+        meant = choices[int(child[-1])]
+        assert (type(candidate["a"]), candidate["a"]) == (type(meant), meant)
+        assert Candidate(json.loads(candidate.json)) == candidate
+        assert space.decode(space.encode([candidate])) == [candidate]
+    again = parse_space(*dump_space(space))
+    assert list(again.grid(4)) == candidates
+
+
+def test_a_condition_may_write_a_number_in_its_other_form() -> None:
+    space = Space(
+        [
+            Categorical("a", [1.0, 2.0]),
+            Float("b", 0.0, 1.0, step=0.5),
+            Integer("c", 0, 1, when={"a": 1, "b": 1}),
+        ]
+    )
+    assert "c" in space.candidate({"a": 1, "b": 1, "c": 0})
+    assert "c" not in space.candidate({"a": 2, "b": 1})
