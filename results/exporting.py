@@ -24,7 +24,7 @@ from paretax.evaluators.compilation import deployed_program
 from paretax.evaluators.runtime import machine, versions
 from paretax.results import bundle as files
 from paretax.results.bundle import Bundle, checksum
-from paretax.results.restoring import trained_weights
+from paretax.results.restoring import checked_workbench, trained_weights
 from paretax.results.run import Run
 from paretax.results.trial import Trial
 from paretax.spaces.compression import compress, deployed_shapes
@@ -35,7 +35,9 @@ class ExportError(RuntimeError):
     """The exported program does not do what the search measured."""
 
 
-def export_bundle(run: Run, trial: Trial, target: str, folder: Path) -> dict[str, Any]:
+def export_bundle(
+    run: Run, trial: Trial, target: str, folder: Path, *, force_data: bool = False
+) -> dict[str, Any]:
     """Write a trial as a bundle.
 
     The weights are the run's, or trained again where it did not keep them. The exported program
@@ -46,19 +48,20 @@ def export_bundle(run: Run, trial: Trial, target: str, folder: Path) -> dict[str
         trial: a valid one of it.
         target: one of its targets.
         folder: must not exist, or be empty.
+        force_data: go on although data or code are not the run's.
 
     Returns:
         The manifest.
 
     Raises:
-        UsageError: the folder is in use.
+        UsageError: the folder is in use, or data or code are others.
         ExportError: the program scores otherwise than the run, or its size is another.
         NotReproducedError: the weights had to be trained again and came out otherwise.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(f"{str(folder)!r} exists and is not empty: name another with -o")
     folder = folder.resolve()  # "." has no name to put a draft beside
-    bench = run.workbench()
+    bench = checked_workbench(run, trial, force_data=force_data)
     weights = trained_weights(run, trial, bench)
     draft = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(draft, ignore_errors=True)

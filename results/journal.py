@@ -90,7 +90,8 @@ class Journal:
 
 def has_events(folder: Path) -> bool:
     """Whether a whole line stands in the journal; a driver may be killed before the first."""
-    return b"\n" in (folder / FILE).read_bytes()
+    path = folder / FILE
+    return path.is_file() and b"\n" in path.read_bytes()
 
 
 def read_events(folder: Path) -> Iterator[Event]:

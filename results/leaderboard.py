@@ -136,6 +136,11 @@ def caption(run: Run, target: str) -> str:
         f"trials on the front; {counts}.",
         *([] if volume is None else [f"Hypervolume {volume:.4f} of the first batch's box."]),
         *_agreements(run, target),
+        *(
+            f"From trial {first} on, data or code were others ({', '.join(changed)}): trials "
+            "before it do not compare with those after."
+            for first, changed in run.forced
+        ),
         "A metric without (test) is of the validation split; `smaller` compares stored bytes "
         "with the same model dense in float32.",
     ]

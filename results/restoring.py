@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from paretax.errors import UsageError
 from paretax.evaluators import AccuracyEvaluator, Reason, Workbench
+from paretax.results.fingerprint import check_fingerprint, fingerprint
 from paretax.results.run import Run, load_weights
 from paretax.results.teaching import run_lesson
 from paretax.results.trial import Trial
@@ -43,13 +45,29 @@ class Reproduction:
         return self.recorded == self.again
 
 
-def reproduce(run: Run, trial: Trial, bench: Workbench | None = None) -> Reproduction:
+def checked_workbench(run: Run, trial: Trial, *, force_data: bool = False) -> Workbench:
+    """The run's task, loaded, with the data and code that a trial was trained with.
+
+    Raises:
+        UsageError: they are others, unless `force_data` insists.
+    """
+    bench, then = run.workbench(), run.fingerprint(trial.number)
+    if then is not None:
+        folders = [Path(p) for p in run.header["search_path"]]
+        now = fingerprint(bench, run.task_name, folders)
+        check_fingerprint(run.folder, then, now, insist=force_data)
+    return bench
+
+
+def reproduce(
+    run: Run, trial: Trial, bench: Workbench | None = None, *, force_data: bool = False
+) -> Reproduction:
     """Train a trial again, as far as it came, from what the journal holds and nothing else.
 
     Raises:
-        UsageError: the trial was not trained, or not to its end.
+        UsageError: the trial was not trained, or not to its end, or data or code are others.
     """
-    bench = bench or run.workbench()
+    bench = bench or checked_workbench(run, trial, force_data=force_data)
     metric = bench.task.metric.name
     recorded: float | str | None = None
     for m in trial.measurements:

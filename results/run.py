@@ -30,6 +30,9 @@ class Run:
         trials: by number.
         references: target to (reference point, best point), as losses.
         taught: key of what its teacher said; None where it has none.
+        fingerprints: of data and code, each with the number of the first trial that it holds for;
+            none in journals of earlier versions.
+        forced: resumptions on other data or code: how many trials there were, and what differed.
     """
 
     folder: Path
@@ -37,6 +40,8 @@ class Run:
     trials: tuple[Trial, ...]
     references: Mapping[str, tuple[tuple[float, ...], tuple[float, ...]]]
     taught: str | None = None
+    fingerprints: tuple[tuple[int, Mapping[str, Any]], ...] = ()
+    forced: tuple[tuple[int, tuple[str, ...]], ...] = ()
 
     @classmethod
     def open(cls, folder: Path) -> Run:
@@ -50,11 +55,16 @@ class Run:
         trials: dict[int, Trial] = {}
         taught: str | None = None
         references: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {}
+        prints = [(0, header["fingerprint"])] if "fingerprint" in header else []
+        forced: list[tuple[int, tuple[str, ...]]] = []
         for event in events:
             if event["event"] == "reference":
                 references[event["target"]] = (tuple(event["worst"]), tuple(event["best"]))
             elif event["event"] == "taught":
                 taught = str(event["key"])
+            elif event["event"] == "resumed" and "fingerprint" in event:
+                prints.append((len(trials), event["fingerprint"]))
+                forced += [(len(trials), tuple(event["forced"]))] if "forced" in event else []
             else:
                 apply_event(trials, event)
         return cls(
@@ -63,7 +73,14 @@ class Run:
             trials=tuple(trials[n] for n in sorted(trials)),
             references=references,
             taught=taught,
+            fingerprints=tuple(prints),
+            forced=tuple(forced),
         )
+
+    def fingerprint(self, number: int | None = None) -> Mapping[str, Any] | None:
+        """Of the data and code that a trial was asked for with; None: that the run ended with."""
+        held = [f for first, f in self.fingerprints if number is None or first <= number]
+        return held[-1] if held else None
 
     @property
     def task_name(self) -> str:

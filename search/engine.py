@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -22,6 +23,7 @@ from paretax.evaluators import (
 )
 from paretax.evaluators.runtime import machine, versions
 from paretax.results import pareto
+from paretax.results.fingerprint import check_fingerprint, differences
 from paretax.results.journal import FORMAT, Journal, check_folder, has_events
 from paretax.results.run import Run, apply_event, latest, load_weights, save_weights
 from paretax.results.teaching import keep_lesson, run_lesson
@@ -49,6 +51,7 @@ def run_search(
     out: Path,
     *,
     resume: bool = False,
+    force_data: bool = False,
     address: str | None = None,
     progress: Progress = silent,
 ) -> Run:
@@ -58,6 +61,7 @@ def run_search(
         plan: from `plan`.
         out: folder of the run.
         resume: go on with the run that is there.
+        force_data: go on although data or code are others; the journal notes it.
         address: of a Ray cluster; None: this machine.
         progress: is told whenever something changed.
 
@@ -70,7 +74,7 @@ def run_search(
         KeyboardInterrupt: the user stopped it; what was measured is in the journal.
     """
     check_folder(out, resume=resume)
-    before = _before(out, plan) if resume else None
+    before = _before(out, plan, force_data) if resume else None
     if before is not None and not _unfinished(before, plan):
         return before
     spec = WorkerSpec(
@@ -95,11 +99,13 @@ def run_search(
     # Workers first: a cluster that is not there leaves nothing behind.
     with executor, Journal(out, resume=resume) as journal:
         if before is not None:
-            before = _before(out, plan)  # whoever had the journal until now may have added to it
+            before = _before(
+                out, plan, force_data
+            )  # whoever had the journal until now may have added to it
         if before is None:
             journal.append(_header(plan))
         else:
-            journal.append({"event": "resumed", "time": time.time(), "machine": machine()})
+            journal.append(_resumed(before, plan))
         if spec.lesson is not None:
             keep_lesson(out, spec.lesson)
             if before is None or before.taught is None:
@@ -129,13 +135,24 @@ def _lesson(plan: Plan, out: Path, before: Run | None, progress: Progress) -> Le
     return run_lesson(plan.bench, plan.teacher, out, taught)
 
 
-def _before(out: Path, plan: Plan) -> Run | None:
+def _before(out: Path, plan: Plan, force_data: bool) -> Run | None:
     """The run so far; None where its driver was killed before the first event."""
     if not has_events(out):
         return None
     run = Run.open(out)
     _check_same(run, plan)
+    check_fingerprint(out, run.fingerprint(), plan.fingerprint, insist=force_data)
     return run
+
+
+def _resumed(run: Run, plan: Plan) -> dict[str, Any]:
+    """The event of a resumption; with the fingerprint where the run had another one, or none."""
+    event = {"event": "resumed", "time": time.time(), "machine": machine()}
+    then = run.fingerprint()
+    forced = {} if then is None else {"forced": differences(then, plan.fingerprint)}
+    if then is None or forced["forced"]:
+        event |= {"fingerprint": plan.fingerprint, **forced}
+    return event
 
 
 def _taught(lesson: Lesson) -> dict[str, Any]:
@@ -167,6 +184,7 @@ def _header(plan: Plan) -> dict[str, Any]:
         "versions": versions(),
         "paretax": versions().get("paretax"),
         "machine": machine(),
+        "fingerprint": plan.fingerprint,
     }
 
 
@@ -196,7 +214,7 @@ def _check_same(run: Run, plan: Plan) -> None:
             )
     now, then = plan.config.model_dump(mode="json"), run.header["config"]
     for key in now:
-        if key not in _MAY_CHANGE and now[key] != then.get(key):
+        if key not in _MAY_CHANGE and json.dumps(now[key]) != json.dumps(then.get(key)):
             raise UsageError(
                 f"the run {str(run.folder)!r} was started with another {key!r}: resume it with the "
                 "config it was started with, or start a new one with another --out"

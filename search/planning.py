@@ -12,6 +12,7 @@ import numpy as np
 from paretax.errors import UsageError
 from paretax.evaluators import Objective, Prepared, Target, Workbench
 from paretax.evaluators.runtime import apply_worker_environment
+from paretax.results.fingerprint import Fingerprint, fingerprint
 from paretax.results.teaching import Teacher, check_teacher, parse_teacher
 from paretax.search.config import SearchConfig
 from paretax.search.rungs import Rungs
@@ -41,6 +42,7 @@ class Plan:
         bench: the task, loaded.
         teacher: of the candidates that distil; None where none does.
         rungs: where trainings are stopped early; None: nowhere.
+        fingerprint: of the data and the task's code.
     """
 
     config: SearchConfig
@@ -54,6 +56,7 @@ class Plan:
     bench: Workbench
     teacher: Teacher | None
     rungs: Rungs | None
+    fingerprint: Fingerprint
 
 
 def plan(config: SearchConfig, search_path: Sequence[Path] = ()) -> Plan:
@@ -102,6 +105,7 @@ def plan(config: SearchConfig, search_path: Sequence[Path] = ()) -> Plan:
         bench=bench,
         teacher=teacher,
         rungs=None if config.rungs is None else Rungs(config.rungs.first, config.rungs.factor),
+        fingerprint=fingerprint(bench, config.task, folders),
     )
 
 

@@ -12,6 +12,9 @@ import typer
 from paretax.cli.failing import failing_on
 
 RunArgument = Annotated[Path, typer.Argument(help="Folder of a run.")]
+ForceOption = Annotated[
+    bool, typer.Option("--force-data", help="Go on although data or task code are others.")
+]
 
 
 class Format(StrEnum):
@@ -62,6 +65,7 @@ def export(
     pick: Annotated[
         str, typer.Option(help="knee (nearest to the best of everything) or best:OBJECTIVE.")
     ] = "knee",
+    force_data: ForceOption = False,
 ) -> None:
     """Write one point of the front as a bundle that can be deployed."""
     from paretax.evaluators.runtime import apply_worker_environment
@@ -73,7 +77,7 @@ def export(
     device = opened.target(target)
     trial = select(opened, device, where or [], pick)
     with failing_on(ExportError, NotReproducedError):
-        manifest = export_bundle(opened, trial, device, out)
+        manifest = export_bundle(opened, trial, device, out, force_data=force_data)
     test = manifest["test"]
     print(
         f"exported trial {trial.number} to {out}: {test['objective']} {test['value']:.4f} on the "
@@ -106,6 +110,7 @@ def verify(
 def reproduce(
     run: RunArgument,
     trial: Annotated[int, typer.Argument(min=0, help="Number of a trial.")],
+    force_data: ForceOption = False,
 ) -> None:
     """Train a trial again from the journal alone, and compare its score with the recorded one."""
     from paretax.evaluators.runtime import apply_worker_environment
@@ -116,7 +121,7 @@ def reproduce(
     from paretax.results import reproduce as again
 
     opened = Run.open(run)
-    found = again(opened, opened.trial(trial))
+    found = again(opened, opened.trial(trial), force_data=force_data)
     print(f"trial {trial}: {found.metric} recorded {found.recorded}, now {found.again}")
     if found.equal:
         print("reproduced exactly")

@@ -39,10 +39,15 @@ def search(
         str | None, typer.Option(help='Ray cluster to use; "auto" finds a running one.')
     ] = None,
     resume: Annotated[bool, typer.Option(help="Go on with the run that is in the folder.")] = False,
+    force_data: Annotated[
+        bool, typer.Option("--force-data", help="Go on although data or task code are others.")
+    ] = False,
 ) -> None:
     """Search until the budget is spent, then score the final front on the test split."""
     from paretax.cli.progress import Bar
     from paretax.evaluators.runtime import apply_worker_environment
+    from paretax.results import Run
+    from paretax.results.journal import has_events
     from paretax.search import SearchError, load_config, plan, run_search
 
     apply_worker_environment()
@@ -54,10 +59,23 @@ def search(
         settings = settings.model_copy(update={"workers": workers})
     checked = plan(settings, [config.resolve().parent, Path.cwd()])
     folder = out or Path("runs") / config.stem
+    if resume and has_events(folder) and Run.open(folder).fingerprint() is None:
+        print(
+            "note: this run is of an earlier version, which kept no fingerprint of data and code: "
+            "that they are the same cannot be checked",
+            file=sys.stderr,
+        )
     start = time.monotonic()
     try:
         with failing_on(SearchError), Bar() as bar:
-            run = run_search(checked, folder, resume=resume, address=address, progress=bar)
+            run = run_search(
+                checked,
+                folder,
+                resume=resume,
+                force_data=force_data,
+                address=address,
+                progress=bar,
+            )
     except KeyboardInterrupt:
         words = ["paretax", "search", str(config), "--out", str(folder)]
         for option, value in (("trials", trials), ("workers", workers), ("address", address)):
