@@ -40,7 +40,11 @@ def leaderboard(run: Run, target: str | None = None) -> pd.DataFrame:
     if not front:
         return pd.DataFrame(columns=["trial", *(o.name for o in objectives)])
     figures = pd.DataFrame([_figures(trial, objectives) for trial in front])
-    choices = pd.DataFrame([dict(trial.candidate) for trial in front], dtype=object)
+    rows = [dict(trial.candidate) for trial in front]
+    choices = pd.DataFrame(rows)
+    for name in choices:  # one column of numbers would make 1 and 1.0 one value
+        if len({type(row[name]) for row in rows if name in row}) > 1:
+            choices[name] = pd.Series([row.get(name, np.nan) for row in rows], dtype=object)
     choices = choices[[name for name in run.header["config"]["space"] if name in choices]]
     taken = {name: f"{name} (parameter)" for name in choices if name in figures}
     return pd.concat([figures, choices.rename(columns=taken)], axis=1)

@@ -457,7 +457,7 @@ def test_a_forbidden_clause_must_say_something() -> None:
 
 
 def test_conditions_and_clauses_mean_one_of_the_choices_that_python_takes_for_one() -> None:
-    choices = [1, 1.0, True, "1"]
+    choices: list[Any] = [1, 1.0, True, "1"]
     space = Space(
         [
             Categorical("a", choices),
