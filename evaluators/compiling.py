@@ -8,8 +8,13 @@ from typing import Any
 
 import jax
 
+from paretax.spaces.jax_compat import xla_takes
+
 _FAST_CPU = {"xla_cpu_use_fusion_emitters": False}
-"""XLA's older way to make loops: it compiles a training step in about two thirds of the time."""
+"""XLA's older way to make loops: it compiles a training step in about two thirds of the time.
+
+JAX 0.11 and newer are without it.
+"""
 
 
 def compile_fast(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
@@ -22,7 +27,8 @@ def compile_fast(function: Callable[..., Any], **options: Any) -> Callable[..., 
         options: of `jax.jit`.
     """
     on_cpu = jax.default_backend() == "cpu"
-    return jax.jit(function, compiler_options=_FAST_CPU if on_cpu else None, **options)
+    known = {k: v for k, v in _FAST_CPU.items() if on_cpu and xla_takes(k, v)}
+    return jax.jit(function, compiler_options=known or None, **options)
 
 
 _STAGES = (

@@ -21,6 +21,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Var
 from jax.extend.core import Literal as Constant
 
 from paretax.evaluators.graph import graph_text, held_arrays
+from paretax.spaces.jax_compat import bind, scan_counts
 from paretax.spaces.sites import called_jaxpr
 
 Path = tuple[Any, ...]
@@ -161,9 +162,7 @@ def _evaluate(
         ]
         ways = {p[len(here)] for p in given if p[: len(here)] == here and len(p) > len(here) + 1}
         if not ways:
-            with eqn.ctx.manager:
-                made = eqn.primitive.bind(*operands, **eqn.primitive.get_bind_params(eqn.params))
-            results = made if eqn.primitive.multiple_results else [made]
+            results = bind(eqn, operands)
         elif ways == {"call"}:
             called = called_jaxpr(eqn)
             assert called is not None
@@ -178,7 +177,7 @@ def _scan(
     eqn: JaxprEqn, operands: Sequence[Any], given: Mapping[Path, jax.Array], path: Path
 ) -> list[Any]:
     closed, params = eqn.params["jaxpr"], eqn.params
-    first, carried = params["num_consts"], params["num_carry"]
+    first, carried = scan_counts(eqn)
 
     def body(carry: list[Any], sliced: list[Any]) -> tuple[list[Any], list[Any]]:
         args = [*operands[:first], *carry, *sliced]

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax.extend.core import Jaxpr, JaxprEqn, Var
 from jax.extend.core import Literal as Constant
 
+from paretax.spaces.jax_compat import bind, scan_counts
 from paretax.spaces.sites import Arrays, Site, called_jaxpr, is_cast, name_of
 
 
@@ -113,9 +114,7 @@ class _Replay:
             given = [read(var) for var in eqn.invars]
             named = [name_of(var, names) for var in eqn.invars]
             if not any(named):
-                with eqn.ctx.manager:
-                    made = eqn.primitive.bind(*given, **eqn.primitive.get_bind_params(eqn.params))
-                results = made if eqn.primitive.multiple_results else [made]
+                results = bind(eqn, given)
             elif is_cast(eqn):
                 names[eqn.outvars[0]] = str(named[0])
                 results = given
@@ -149,7 +148,7 @@ class _Replay:
         self, eqn: JaxprEqn, given: Sequence[Any], named: Sequence[str | None]
     ) -> tuple[Sequence[Any], Notes]:
         closed, params = eqn.params["jaxpr"], eqn.params
-        first, carried = params["num_consts"], params["num_carry"]
+        first, carried = scan_counts(eqn)
         consts, carry, sliced = (
             given[:first],
             given[first : first + carried],

@@ -20,6 +20,7 @@ from paretax.spaces.axes import Atoms
 from paretax.spaces.channels import ChannelGroup, channels_of
 from paretax.spaces.dataflow import Frame, Program, trace
 from paretax.spaces.exactness import block_inexact
+from paretax.spaces.jax_compat import bind
 from paretax.spaces.sites import Arrays, Predict
 
 Shape = tuple[Any, ...]
@@ -219,12 +220,7 @@ class _Run:
             if smaller and i in frame.called:
                 results = self.run(frame.called[i], given)
             else:
-                bound = eqn.primitive.get_bind_params(eqn.params)
-                if smaller:
-                    bound = {**bound, **_adapted(eqn, before, after)}
-                with eqn.ctx.manager:
-                    made = eqn.primitive.bind(*given, **bound)
-                results = made if eqn.primitive.multiple_results else [made]
+                results = bind(eqn, given, **(_adapted(eqn, before, after) if smaller else {}))
             values.update(zip(eqn.outvars, results, strict=True))
         return [read(var) for var in jaxpr.outvars]
 

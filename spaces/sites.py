@@ -18,6 +18,8 @@ import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Var
 from jax.extend.core import Literal as Constant
 
+from paretax.spaces.jax_compat import closed_jaxpr, scan_counts
+
 Arrays = Mapping[str, Any]
 Predict = Callable[[Any, Any, Any], Any]
 """(params, state, inputs) -> outputs; params and state are flat dictionaries."""
@@ -174,8 +176,9 @@ def _collect_scan(
 ) -> None:
     """A weight that the body slices is a stack of sites; one that it closes over is one site."""
     inner: Jaxpr = eqn.params["jaxpr"].jaxpr
-    consts, length = eqn.params["num_consts"], int(eqn.params["length"])
-    first = consts + eqn.params["num_carry"]
+    length = int(eqn.params["length"])
+    consts, carried = scan_counts(eqn)
+    first = consts + carried
     names: dict[Var, str] = {}
     ways: dict[str, set[bool]] = {}  # whether a weight is sliced
     for i, (var, name) in enumerate(zip(inner.invars, named, strict=True)):
@@ -213,8 +216,7 @@ def called_jaxpr(eqn: JaxprEqn) -> ClosedJaxpr | None:
     if eqn.primitive.name not in _CALLS:
         return None
     keys = ("jaxpr", "call_jaxpr", "fun_jaxpr")
-    inner: Any = next(eqn.params[key] for key in keys if key in eqn.params)
-    return inner if isinstance(inner, ClosedJaxpr) else ClosedJaxpr(inner, [])
+    return closed_jaxpr(next(eqn.params[key] for key in keys if key in eqn.params))
 
 
 def _weight_operand(eqn: JaxprEqn, names: Mapping[Var, str]) -> int | None:

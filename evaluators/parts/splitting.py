@@ -20,6 +20,7 @@ import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, JaxprEqn, Var
 from jax.extend.core import Literal as Constant
 
+from paretax.spaces.jax_compat import bind
 from paretax.spaces.sites import called_jaxpr
 
 START = "start"
@@ -253,10 +254,7 @@ def _function(
         known: dict[Var, Any] = {**constants, **dict(zip(given, values, strict=True))}
         for eqn in eqns:
             args = [v.val if isinstance(v, Constant) else known[v] for v in eqn.invars]
-            with eqn.ctx.manager:
-                made = eqn.primitive.bind(*args, **eqn.primitive.get_bind_params(eqn.params))
-            results = made if eqn.primitive.multiple_results else [made]
-            known.update(zip(eqn.outvars, results, strict=True))
+            known.update(zip(eqn.outvars, bind(eqn, args), strict=True))
         return [known[v] for v in kept]
 
     return run
