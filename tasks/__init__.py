@@ -2,7 +2,8 @@
 
 from paretax.tasks.classification import accuracy, classification, cross_entropy
 from paretax.tasks.loading import BUILT_IN, load_task
-from paretax.tasks.models import Arrays, Model, build_model
+from paretax.tasks.models import build_model
+from paretax.tasks.pure import Arrays, Model
 from paretax.tasks.splitting import split
 from paretax.tasks.task import Config, Data, Metric, Split, SupervisedTask, Task
 
