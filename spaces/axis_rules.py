@@ -278,6 +278,9 @@ _ELEMENTWISE = (
     "shift_right_arithmetic shift_right_logical sign sin sinh sqrt square stop_gradient sub tan "
     "tanh xor"
 )
+ELEMENTWISE = frozenset(_ELEMENTWISE.split())
+"""Primitives whose result at a place depends on their operands at that place alone."""
+
 _REDUCTIONS = (
     "argmax argmin reduce_and reduce_max reduce_min reduce_or reduce_prod reduce_sum reduce_xor"
 )
@@ -285,7 +288,7 @@ _RUNNING = "cumlogsumexp cummax cummin cumprod cumsum"
 _WINDOWS = "reduce_window_max reduce_window_min reduce_window_sum"
 _INDEXED = "a part of it is taken"
 RULES: Mapping[str, Rule] = {
-    **dict.fromkeys(_ELEMENTWISE.split(), _elementwise),
+    **dict.fromkeys(ELEMENTWISE, _elementwise),
     **dict.fromkeys(_REDUCTIONS.split(), _reduced),
     **dict.fromkeys(
         _RUNNING.split(),

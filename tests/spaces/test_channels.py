@@ -196,6 +196,17 @@ def twice(x: jax.Array) -> jax.Array:
 
 twice.defvjp(lambda x: (2 * x, None), lambda _, g: (2 * g,))
 
+
+@jax.custom_jvp
+def rooted(x: jax.Array) -> jax.Array:
+    return jnp.sqrt(jnp.abs(x))
+
+
+@rooted.defjvp
+def _(primals: Any, tangents: Any) -> Any:
+    return rooted(*primals), tangents[0] * 0.5 / jnp.sqrt(jnp.abs(primals[0]) + 1e-3)
+
+
 ALLOWED: dict[str, Function] = {
     "jit": lambda p, x: jax.jit(lambda a, w: jnp.sin(a @ w))(x, p["u"]),
     "checkpoint": lambda p, x: jax.checkpoint(lambda a, w: jnp.sin(a @ w))(x, p["u"]),
@@ -224,6 +235,18 @@ ALLOWED: dict[str, Function] = {
     "power": lambda p, x: (x @ p["u"]) ** 3 + jnp.abs(x @ p["u"]),
     "clamped": lambda p, x: jnp.clip(x @ p["u"], -1, 1),
     "taken for its shape": lambda p, x: (x @ p["u"]) * jnp.ones_like((x @ p["u"])[..., :1]),
+    "root of more than zero": lambda p, x: jnp.sqrt((x @ p["u"]) ** 2 + 1e-6),
+    "root of at least something": lambda p, x: jnp.sqrt(jnp.maximum(jnp.abs(x @ p["u"]), 1e-9)),
+    "normalised over tokens": lambda p, x: jax.nn.standardize(x @ p["u"], axis=1),
+    "root that is kept away from zero": lambda p, x: jnp.sqrt(
+        jnp.where(x @ p["u"] > 0, x @ p["u"], 1.0)
+    ),
+    "root with a slope of its own": lambda p, x: rooted(x @ p["u"]),
+    "power above one": lambda p, x: jnp.abs(x @ p["u"]) ** 1.5,
+    "mean power": lambda p, x: jnp.clip(x @ p["u"], 1e-6) ** p["b"],
+    "soft signs and steps": lambda p, x: (
+        jnp.arctan(jax.nn.silu(x @ p["u"])) + jax.nn.soft_sign(x @ p["u"])
+    ),
     "barrier": lambda p, x: jax.lax.optimization_barrier(x @ p["u"]),
     "pooled tokens": lambda p, x: jax.lax.reduce_window(
         x @ p["u"], 0.0, jax.lax.add, (1, 2, 1), (1, 1, 1), "VALID"
@@ -290,9 +313,41 @@ REFUSED: dict[str, tuple[Function, str]] = {
         lambda p, x: attend(p, jax.nn.sigmoid(x @ p["u"]), jnp.cos(x @ p["u"]), x @ p["u"]),
         "a product of two activations sums over it",
     ),
-    "not finite": (lambda p, x: jnp.log(jnp.abs(x @ p["u"])), "divided by zero"),
-    "divided": (lambda p, x: (x @ p["u"]) / p["b"], "divided by zero"),
-    "to a negative power": (lambda p, x: (x @ p["u"]) ** -2, "divided by zero"),
+    "not finite": (lambda p, x: jnp.log(jnp.abs(x @ p["u"])), "log is not finite at 0"),
+    "divided": (lambda p, x: (x @ p["u"]) / p["b"], "div is not finite at 0"),
+    "to a negative power": (lambda p, x: (x @ p["u"]) ** -2, "integer_pow is not finite at 0"),
+    "square root": (lambda p, x: jnp.sqrt(jnp.abs(x @ p["u"])), "slope of sqrt is infinite at 0"),
+    "signed square root": (
+        lambda p, x: jnp.sign(x @ p["u"]) * jnp.sqrt(jnp.abs(x @ p["u"])),
+        "slope of sqrt is infinite",
+    ),
+    "norm over tokens": (
+        lambda p, x: jnp.linalg.norm(x @ p["u"], axis=1, keepdims=True),
+        "slope of sqrt",
+    ),
+    "deviation over tokens": (lambda p, x: (x @ p["u"]).std(1, keepdims=True), "slope of sqrt"),
+    "cube root": (lambda p, x: jnp.cbrt(x @ p["u"]), "slope of cbrt"),
+    "power below one": (lambda p, x: jnp.abs(x @ p["u"]) ** 0.7, "slope of pow"),
+    "learned power": (lambda p, x: jnp.abs(x @ p["u"]) ** p["b"], "slope of pow is infinite"),
+    "root that is kept away from zero too late": (
+        lambda p, x: jnp.where(x @ p["u"] > 0, jnp.sqrt(jnp.maximum(x @ p["u"], 0.0)), 0.0),
+        "slope of sqrt",
+    ),
+    "root within limits": (
+        lambda p, x: jnp.sqrt(jax.lax.clamp(-6.0, jnp.abs(x @ p["u"]), 6.0)),
+        "slope of sqrt",
+    ),
+    "root of what vanishes": (lambda p, x: jnp.sqrt(jnp.cosh(x @ p["u"]) - 1.0), "slope of sqrt"),
+    "angle of one": (
+        lambda p, x: jnp.arccos(jnp.cos(x @ p["u"])),
+        "slope of acos is infinite at 1",
+    ),
+    "angle of nothing": (lambda p, x: jnp.arctan2(x @ p["u"], x @ p["u"]), "slope of atan2"),
+    "error function's inverse": (
+        lambda p, x: jax.lax.erf_inv(jnp.exp(x @ p["u"])),
+        "erf_inv is not finite at 1",
+    ),
+    "unit length": (lambda p, x: x @ p["u"] / jnp.abs(x @ p["u"]), "div is not finite at 0"),
     "all pairs": (
         lambda p, x: jnp.einsum(
             "bcd,bsd->bsc", jnp.einsum("btc,btd->bcd", x @ p["u"], x @ p["u"]), x @ p["u"]
@@ -301,6 +356,33 @@ REFUSED: dict[str, tuple[Function, str]] = {
     ),
     "branched off to the output": (lambda p, x: x @ p["u"], "an output of the model"),
 }
+
+
+def gradient(function: Function, removed: bool) -> Any:
+    """By all parameters, with a channel of zeros or without."""
+    kept = jnp.arange(C) > 0 if removed else jnp.ones(C, bool)
+    masked = {
+        "u": PARAMS["u"] * kept, "b": PARAMS["b"] * kept, "w": PARAMS["w"] * kept[:, None],
+        "v": PARAMS["v"],
+    }  # fmt: skip
+    return jax.grad(lambda p: jnp.square(function(p, X).astype(jnp.float32) @ p["w"]).sum())(masked)
+
+
+STEEP = [how for how, (_, reason) in REFUSED.items() if "slope" in reason]
+
+
+@pytest.mark.parametrize("how", STEEP)
+def test_what_is_refused_for_its_slope_would_diverge(how: str) -> None:
+    found = gradient(REFUSED[how][0], removed=True)
+    assert not np.isfinite(found["u"]).all()
+
+
+@pytest.mark.parametrize("how", ALLOWED)
+def test_what_can_go_trains_with_zeros(how: str) -> None:
+    found = gradient(ALLOWED[how], removed=True)
+    assert all(np.isfinite(array).all() for array in found.values())
+    before = gradient(ALLOWED[how], removed=False)
+    assert all(np.isfinite(array).all() for array in before.values())
 
 
 @pytest.mark.parametrize("how", REFUSED)
