@@ -14,6 +14,7 @@ import numpy as np
 from paretax.errors import UsageError
 from paretax.evaluators.cache import LeastRecentlyUsed
 from paretax.evaluators.calibrating import Calibrator
+from paretax.evaluators.compilation import deployed_program
 from paretax.evaluators.compiling import CompileClock
 from paretax.evaluators.lanes import DivergedError, Watch
 from paretax.evaluators.measurement import (
@@ -23,13 +24,14 @@ from paretax.evaluators.measurement import (
     Provenance,
     Reason,
 )
+from paretax.evaluators.scoring import metric_of
 from paretax.evaluators.size import count_bytes
 from paretax.evaluators.teacher import Lesson
 from paretax.evaluators.training import Axis, Trained, Trainer, Training, to_numpy
 from paretax.evaluators.workbench import Deployed, Workbench
 from paretax.spaces.candidate import Candidate
 from paretax.spaces.channels import kept_indices
-from paretax.spaces.compression import Grid, inputs_of, simulate
+from paretax.spaces.compression import Grid, compress, in_stored_format, inputs_of, simulate
 from paretax.spaces.fake_quantization import LEARNED
 from paretax.spaces.quantization import expand, largest_weight
 from paretax.spaces.recipe import masks, steps_in_words
@@ -194,7 +196,7 @@ class AccuracyEvaluator:
         outputs = in_chunks(lambda chunk: run(params, state, chunk), validation.inputs)
         if np.isnan(outputs).any():
             raise DivergedError("the model's outputs are not numbers (NaN)")
-        return float(self._bench.task.metric.compute(outputs, validation.targets))
+        return metric_of(self._bench.task, outputs, validation.targets)
 
     def train(
         self, candidate: Mapping[str, Any], seed: int, watch: Watch | None = None
@@ -282,23 +284,28 @@ class AccuracyEvaluator:
         outputs = self.outputs(candidate, weights, split.inputs)
         if np.isnan(outputs).any():
             raise DivergedError("the trained model's outputs are not numbers (NaN)")
-        return float(self._bench.task.metric.compute(outputs, split.targets))
+        return metric_of(self._bench.task, outputs, split.targets)
 
     def outputs(
         self, candidate: Mapping[str, Any], weights: Mapping[str, Any], inputs: np.ndarray
     ) -> np.ndarray:
         """What a trained model computes, in the candidate's deployed arithmetic."""
         deployed = self._bench.deployed(candidate)
+        recipe, sites = deployed.recipe, deployed.sites
         params, state, _ = parts(deployed, weights)
-        if not deployed.recipe.rounds:
-            plain = self._programs.get((deployed.key, "plain"), lambda: jax.jit(deployed.predict))
-            return in_chunks(lambda chunk: plain(params, state, chunk), inputs)
         grid = self.grid(deployed, weights)
+        if not recipe.quantized:  # the deployed program itself, which serves all numbers
+            arrays = compress(recipe, sites, params, state, grid)
+            program = self._programs.get(
+                (deployed.key, "deployed", recipe.form), lambda: deployed_program(deployed)
+            )
+            return in_chunks(lambda chunk: program(arrays, chunk), inputs)
         run = self._programs.get(
-            (deployed.key, deployed.recipe.structure),
-            lambda: jax.jit(simulate(deployed.predict, deployed.sites, deployed.recipe)),
+            (deployed.key, recipe.structure),
+            lambda: jax.jit(simulate(deployed.predict, sites, recipe)),
         )
-        return in_chunks(lambda chunk: run(params, state, chunk, grid), inputs)
+        stored = in_stored_format(recipe, sites, params)
+        return in_chunks(lambda chunk: run(stored, state, chunk, grid), inputs)
 
     def inner(
         self, candidate: Mapping[str, Any], weights: Mapping[str, Any], inputs: np.ndarray
@@ -313,6 +320,8 @@ class AccuracyEvaluator:
 
     def grid(self, deployed: Deployed, weights: Mapping[str, Any]) -> Grid:
         """The steps of a deployed model's sites, from its weights and training examples."""
+        if not deployed.recipe.has_steps:
+            return {}
         params, state, learned = parts(deployed, weights)
         inputs = self._bench.data.train.inputs
         return self._calibrator.grid(

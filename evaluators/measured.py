@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
@@ -161,8 +162,10 @@ def _plausible(shapes: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, jax.Arra
     rng = np.random.default_rng(0)
     made: dict[str, jax.Array] = {}
     for name, shape in shapes.items():
-        if jnp.issubdtype(shape.dtype, jnp.integer):
+        if shape.dtype == jnp.int8:
             values = rng.integers(-127, 128, size=shape.shape)
+        elif not jnp.issubdtype(shape.dtype, jnp.floating):  # a table of places, a permutation
+            values = np.arange(math.prod(shape.shape)).reshape(shape.shape).astype(shape.dtype)
         elif name.endswith(".input"):
             values = np.broadcast_to(np.array([0.05, 127.0]), shape.shape)
         elif name.endswith(".scale"):

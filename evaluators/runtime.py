@@ -11,6 +11,7 @@ from typing import Any
 from paretax.hardware_profiles.machine import processor, processor_fingerprint
 
 SINGLE_THREAD = "--xla_cpu_multi_thread_eigen=false"
+AS_WRITTEN = "--xla_allow_excess_precision=false"
 
 _PACKAGES = ("paretax", "jax", "jaxlib", "flax", "optax", "numpy", "scikit-learn", "ray", "optuna")
 
@@ -19,12 +20,15 @@ def worker_environment() -> dict[str, str]:
     """The environment variables under which candidates are trained and measured.
 
     XLA computes on one thread of the CPU: a worker is one core, a latency is that of one thread,
-    and a training gives the same bits again on any number of cores. What the user has in
+    and a training gives the same bits again on any number of cores. A value that a model rounds to
+    bfloat16 is rounded wherever the program says so: by itself XLA leaves such roundings out within
+    what it fuses, and two programs of the same arithmetic may then differ. What the user has in
     XLA_FLAGS stays.
     """
     flags = os.environ.get("XLA_FLAGS", "")
-    if SINGLE_THREAD.split("=")[0] not in flags:
-        flags = f"{flags} {SINGLE_THREAD}".strip()
+    for setting in (SINGLE_THREAD, AS_WRITTEN):
+        if setting.split("=")[0] not in flags:
+            flags = f"{flags} {setting}".strip()
     # XLA's own notices (its start, its choice of device) say nothing to the user.
     return {
         "XLA_FLAGS": flags,

@@ -23,7 +23,7 @@ class SizeEvaluator:
         self._bench = bench
 
     def evaluate(self, candidate: Mapping[str, Any], seed: int) -> Evaluation:
-        """Size in bytes (modelled), with the float32 model's of the same shape beside it."""
+        """Size in bytes (modelled), with the dense model's of the same shape beside it."""
         return Evaluation(measurements=(count_bytes(self._bench, candidate),))
 
 

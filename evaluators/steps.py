@@ -56,13 +56,23 @@ class Form:
 
 def first_memory(optimizer: str, params: Arrays) -> Any:
     """The state of an optimiser before the first step."""
-    return make_optimizer(optimizer, 0.0, 0.0).init(Packing(params).pack(params))
+    return make_optimizer(optimizer, 0.0, 0.0).init(_wide(Packing(params).pack(params)))
+
+
+def _wide(arrays: Arrays) -> Arrays:
+    """At least float32, in which optimisers compute and keep their state.
+
+    The squares of gradients, and Adam's epsilon, are nothing in float16, and a mean over a thousand
+    steps does not move in bfloat16.
+    """
+    return {n: a.astype(jnp.promote_types(a.dtype, jnp.float32)) for n, a in arrays.items()}
 
 
 def make_step(prepared: Prepared, task: Task, form: Form, packing: Packing) -> Callable[..., Any]:
     """One step: (carry, numbers, rows, step, noise, data, masks, grid) -> (carry, loss).
 
-    Parameters, masks and the optimiser's state are packed.
+    Parameters, masks and the optimiser's state are packed. Parameters keep their dtypes; an update
+    is rounded once, when it is added.
 
     `numbers` are scalars by name, `rows` the examples' places in `data`, `step` the number of
     steps before this one.
@@ -93,6 +103,8 @@ def make_step(prepared: Prepared, task: Task, form: Form, packing: Packing) -> C
 
         def loss(params: Arrays) -> tuple[jax.Array, Arrays]:
             (outputs, changed), features = forward(params, state, part["inputs"], key, grid)
+            if jnp.issubdtype(outputs.dtype, jnp.floating):  # losses sum and square in float32
+                outputs = outputs.astype(jnp.promote_types(outputs.dtype, jnp.float32))
             if form.smoothed:
                 share = numbers["label_smoothing"]
                 value = smoothed_loss(task.loss, outputs, part["targets"], share)
@@ -108,7 +120,7 @@ def make_step(prepared: Prepared, task: Task, form: Form, packing: Packing) -> C
 
         params = packing.unpack(vectors)
         (value, state), found = jax.value_and_grad(loss, has_aux=True)(params)
-        gradients = mask_weights(packing.pack(found), masks)
+        gradients = mask_weights(_wide(packing.pack(found)), masks)
         if form.clipped:
             gradients = _clip(gradients, numbers["gradient_clip"])
         begun = step.astype(jnp.float32) - numbers["first_step"]
@@ -119,7 +131,7 @@ def make_step(prepared: Prepared, task: Task, form: Form, packing: Packing) -> C
             numbers["weight_decay"],
             decays,
         )
-        updates, memory = optimizer.update(gradients, memory, vectors)
+        updates, memory = optimizer.update(gradients, memory, _wide(vectors))
         vectors = mask_weights(optax.apply_updates(vectors, updates), masks)
         return (vectors, state, memory), value
 

@@ -174,7 +174,7 @@ class Workbench:
             test=_narrow(data.test),
         )
         splits = (found.train, found.validation, found.test)
-        floating = [s.inputs for s in splits if s.inputs.dtype.kind == "f"]
+        floating = [s.inputs for s in splits if jnp.issubdtype(s.inputs.dtype, jnp.floating)]
         self._missing = any(np.isnan(inputs).any() for inputs in floating)
         return found
 
@@ -345,7 +345,7 @@ class Workbench:
         )
 
     def dense_bytes(self, prepared: Prepared) -> int:
-        """Stored bytes of a model in float32, with all of its weights."""
+        """Stored bytes of a model as it is: in its own dtypes, with all of its weights."""
         if "bytes" not in prepared.shared:
             plain = Recipe.plain(prepared.sites)
             shapes = deployed_shapes(plain, prepared.sites, prepared.params, prepared.state)
@@ -426,7 +426,7 @@ def _shapes(arrays: Mapping[str, np.ndarray]) -> dict[str, jax.ShapeDtypeStruct]
 def _narrow(split: Split) -> Split:
     def convert(given: Any) -> np.ndarray:
         array: np.ndarray = np.asarray(given)
-        if not (np.issubdtype(array.dtype, np.number) or array.dtype == np.bool_):
+        if not (jnp.issubdtype(array.dtype, np.number) or array.dtype == np.bool_):
             raise UsageError(f"a task's arrays must hold numbers, got dtype {array.dtype}")
         narrow = {"float64": np.float32, "int64": np.int32, "uint64": np.uint32, "bool": np.int32}
         dtype = np.dtype(narrow.get(str(array.dtype), array.dtype))

@@ -37,7 +37,7 @@ def load_checkpoint(path: Path, expected: Shapes) -> dict[str, np.ndarray]:
             "give an Orbax folder, a .msgpack of flax.serialization or a .safetensors"
         ) from error
     for name, shape in expected.items():
-        have = found.get(name)
+        have = _named(found, name)
         if have is None or have.shape != shape.shape:
             there = ", ".join(f"{n} {a.shape}" for n, a in found.items())
             got = "nothing" if have is None else have.shape
@@ -45,7 +45,12 @@ def load_checkpoint(path: Path, expected: Shapes) -> dict[str, np.ndarray]:
                 f"the checkpoint {str(path)!r} needs {name!r} of shape {shape.shape}, got {got}; "
                 f"it holds {there or 'no array'}: is `candidate` the model that it was saved from?"
             )
-    return {name: found[name].astype(shape.dtype) for name, shape in expected.items()}
+    return {name: _named(found, name).astype(s.dtype) for name, s in expected.items()}
+
+
+def _named(found: Mapping[str, np.ndarray], name: str) -> Any:
+    """An array; parameters of whole numbers stand under `params/` among a model's state."""
+    return found.get(name, found.get(name.removeprefix("params/")))
 
 
 def _read(path: Path) -> Any:

@@ -22,6 +22,7 @@ from paretax.evaluators import AccuracyEvaluator, Deployed, Workbench
 from paretax.evaluators.accuracy import final_masks, parts
 from paretax.evaluators.compilation import deployed_program
 from paretax.evaluators.runtime import machine, versions
+from paretax.evaluators.scoring import metric_of, widened
 from paretax.results import bundle as files
 from paretax.results.bundle import Bundle, checksum
 from paretax.results.restoring import checked_workbench, trained_weights
@@ -29,6 +30,9 @@ from paretax.results.run import Run
 from paretax.results.trial import Trial
 from paretax.spaces.compression import compress, deployed_shapes
 from paretax.spaces.storage import layout, pack
+
+TOLERANCE = 1e-3
+"""Of the largest output: how far an exported program's may be from the scored ones."""
 
 
 class ExportError(RuntimeError):
@@ -41,7 +45,8 @@ def export_bundle(
     """Write a trial as a bundle.
 
     The weights are the run's, or trained again where it did not keep them. The exported program
-    then scores the test split, which must give the run's own figure where it has one.
+    then scores the test split: its outputs must be the scored ones (see `check_outputs`), and give
+    the run's own figure where it has one.
 
     Args:
         run: the run.
@@ -55,7 +60,7 @@ def export_bundle(
 
     Raises:
         UsageError: the folder is in use, or data or code are others.
-        ExportError: the program scores otherwise than the run, or its size is another.
+        ExportError: the program computes or scores otherwise than the run, or its size is another.
         NotReproducedError: the weights had to be trained again and came out otherwise.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -86,7 +91,8 @@ def _write(
 ) -> dict[str, Any]:
     model = bench.deployed(trial.candidate)
     params, state, _ = parts(model, weights)
-    grid = AccuracyEvaluator(bench).grid(model, weights)
+    evaluator = AccuracyEvaluator(bench)
+    grid = evaluator.grid(model, weights)
     arrays = compress(model.recipe, model.sites, params, state, grid)
     kept = {n: np.asarray(mask) for n, mask in final_masks(model, params).items()}
     stored = pack(arrays, kept, model.sites, model.recipe)
@@ -101,7 +107,8 @@ def _write(
     host = {name: np.asarray(a) for name, a in arrays.items()}
     test = bench.data.test
     outputs = Bundle(folder=folder, manifest={}, arrays=host, program=program)(test.inputs)
-    score = float(bench.task.metric.compute(outputs, test.targets))
+    check_outputs(evaluator.outputs(trial.candidate, weights, test.inputs), outputs)
+    score = metric_of(bench.task, outputs, test.targets)
     if trial.test is not None and trial.test.value != score:
         raise ExportError(
             f"the exported program's {bench.task.metric.name} on the test split is {score}, "
@@ -160,6 +167,40 @@ def _write(
     manifest["checksums"] = {name: checksum(folder / name) for name in names}
     (folder / files.MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", "utf-8")
     return manifest
+
+
+def check_outputs(scored: np.ndarray, exported: np.ndarray) -> None:
+    """Compare the outputs of the exported program with those that were scored.
+
+    Both are the same arithmetic in the same dtypes. Where sums round otherwise, one value may fall
+    on the other side of an edge of a grid: an example in a hundred may be off, all others by at
+    most `TOLERANCE` of the largest output.
+
+    Args:
+        scored: (examples, ...), by which the search judged.
+        exported: the same examples through the exported program.
+
+    Raises:
+        ExportError: their dtypes differ, or more of their values.
+    """
+    if scored.dtype != exported.dtype:
+        raise ExportError(
+            f"the exported program's outputs are {exported.dtype}, and the scored ones "
+            f"{scored.dtype}"
+        )
+    one, other = (widened(o).reshape(len(o), -1).astype(np.float64) for o in (scored, exported))
+    sizes = np.abs(one[np.isfinite(one)])
+    room = TOLERANCE * (sizes.max() if sizes.size else 0.0)
+    close = np.asarray(np.isclose(one, other, rtol=0.0, atol=room, equal_nan=True))
+    off = int((~close.all(axis=1)).sum())
+    if off > len(one) / 100:
+        with np.errstate(invalid="ignore"):  # infinities of both
+            apart = np.nanmax(np.abs(one - other))
+        raise ExportError(
+            f"the exported program's outputs differ from the scored ones for {off} of {len(one)} "
+            f"test examples, by up to {apart:.3g}, and {room:.3g} is allowed: this is a fault of "
+            "paretax; please report it with the task's model"
+        )
 
 
 def _program(model: Deployed, bench: Workbench, platform: str) -> tuple[jax_export.Exported, str]:

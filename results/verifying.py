@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from paretax.evaluators import Workbench
+from paretax.evaluators.scoring import metric_of
 from paretax.results.bundle import BrokenBundleError, load_bundle, stored_size
 from paretax.tasks import load_task
 
@@ -58,7 +59,7 @@ def verify_bundle(folder: Path, search_path: Iterable[Path] = ()) -> Verificatio
             f"{manifest['weights']['bytes']}"
         )
     outputs = bundle(test.inputs)
-    value = float(bench.task.metric.compute(outputs, test.targets))
+    value = metric_of(bench.task, outputs, test.targets)
     recorded = manifest["test"]
     if value != recorded["value"] or len(test) != recorded["examples"]:
         raise BrokenBundleError(

@@ -7,7 +7,8 @@ Programs of one model, over the same sites:
   program scores all bit-widths;
 - `deploy`: the program that is compiled, measured and exported, over int8 weights.
 
-`simulate` and `deploy` compute with the same integers, on the steps that `grid` gives both.
+`simulate` and `deploy` compute with the same integers, on the steps that `grid` gives both, and
+leave sites to which nothing is done to the model, in its own dtypes.
 Weights are pruned before, in training.
 """
 
@@ -26,11 +27,18 @@ from paretax.spaces.calibration import (
     least_error_weights,
     percentile_range,
 )
+from paretax.spaces.floating import (
+    float_product,
+    format_of,
+    operand_dtype,
+    scaled_product,
+    stored_format,
+    to_float8,
+)
 from paretax.spaces.products import Product, replace_products
 from paretax.spaces.quantization import (
     FLOAT8_LIMIT,
     FLOAT_BITS,
-    PRECISIONS,
     codes,
     expand,
     largest_code,
@@ -51,8 +59,8 @@ def observe(predict: Predict, sites: Mapping[str, Site]) -> Callable[..., dict[s
     """(params, state, inputs) -> the largest magnitude of each site's inputs."""
 
     def handler(product: Product, x: jax.Array, weight: jax.Array) -> tuple[jax.Array, jax.Array]:
-        y = product.run(x, weight.astype(_compute_dtype(x)), product.dtype)
-        return y, jnp.max(jnp.abs(x)).astype(jnp.float32)
+        y = product.run(x, weight.astype(product.weight_dtype), product.dtype)
+        return y, jnp.max(jnp.abs(x.astype(jnp.float32)))
 
     def run(params: Arrays, state: Arrays, inputs: jax.Array) -> dict[str, jax.Array]:
         return replace_products(predict, sites, handler, jnp.maximum)(params, state, inputs)[1]
@@ -64,7 +72,7 @@ def inputs_of(predict: Predict, sites: Mapping[str, Site], name: str) -> Callabl
     """(params, state, inputs) -> the inputs of one site; of a stack, its last one's."""
 
     def handler(product: Product, x: jax.Array, weight: jax.Array) -> tuple[jax.Array, Any]:
-        y = product.run(x, weight.astype(_compute_dtype(x)), product.dtype)
+        y = product.run(x, weight.astype(product.weight_dtype), product.dtype)
         return y, x if product.site.weight == name else None
 
     def run(params: Arrays, state: Arrays, inputs: jax.Array) -> jax.Array:
@@ -83,8 +91,8 @@ def observe_histograms(
 
     def handler(product: Product, x: jax.Array, given: Any) -> tuple[jax.Array, jax.Array]:
         weight, largest = given
-        y = product.run(x, weight.astype(_compute_dtype(x)), product.dtype)
-        return y, histogram(x, largest)
+        y = product.run(x, weight.astype(product.weight_dtype), product.dtype)
+        return y, histogram(x.astype(jnp.float32), largest)
 
     def run(
         params: Arrays, state: Arrays, inputs: jax.Array, largest: Ranges
@@ -93,10 +101,6 @@ def observe_histograms(
         return replace_products(predict, sites, handler, jnp.add)(given, state, inputs)[1]
 
     return run
-
-
-def _compute_dtype(inputs: jax.Array) -> Any:
-    return inputs.dtype if jnp.issubdtype(inputs.dtype, jnp.floating) else jnp.float32
 
 
 def ranges_from(
@@ -127,15 +131,17 @@ def _range(
 
 
 Grid = dict[str, dict[str, jax.Array]]
-"""By site: `weight_step` (rank of the weight), `input_step`, `weight_limit`, `input_limit` (shape
-of the stack), and whether each side is whole, `whole_weights` and `whole_inputs`, likewise."""
+"""By site that has steps: `weight_step` (rank of the weight), `input_step`, `weight_limit`,
+`input_limit` (shape of the stack), and whether each side is whole, `whole_weights` and
+`whole_inputs`, likewise."""
 
 
 def widths_of(recipe: Recipe) -> dict[str, jax.Array]:
-    """The numbers of a recipe that `grid` takes: by site, the bits of weights and inputs."""
+    """The numbers of a recipe that `grid` takes: of sites with steps, both sides' bits."""
     return {
         name: jnp.asarray([t.weight_bits, t.activation_bits], jnp.int32)
         for name, t in recipe.treatments.items()
+        if t.has_steps
     }
 
 
@@ -147,19 +153,21 @@ def grid(
     widths: Mapping[str, jax.Array],
     learned: Arrays,
 ) -> Grid:
-    """The steps of every site's weights and inputs.
+    """The steps of the weights and inputs of every site that has some.
 
     Args:
         recipe: of which only the structure is read.
         sites: of the model.
         params: its weights, pruned.
         ranges: of the inputs.
-        widths: of `widths_of`; may be traced.
+        widths: of `widths_of`, which says what has steps; may be traced.
         learned: logarithms of steps that training found, under `NAME.weight_step` and
             `NAME.input_step`; empty where it learned none.
     """
     found: Grid = {}
     for name, site in sites.items():
+        if name not in widths:
+            continue
         treatment = recipe.treatments[name]
         float8 = treatment.precision == "float8"
         w_limit, x_limit = (
@@ -189,52 +197,6 @@ def grid(
     return found
 
 
-def _scaled_product(
-    product: Product, x: jax.Array, weight: jax.Array, step: jax.Array, x_step: Any, dtype: Any
-) -> jax.Array:
-    """The product by codes, times their steps; group by group where groups have their own."""
-    axis = product.site.inner_axis
-    groups = step.shape[axis]
-    if axis not in product.site.axes or groups == 1:
-        y = product.run(x, weight, dtype).astype(jnp.float32)
-        whole: jax.Array = y * (product.spread(step) * x_step)
-        return whole
-    total = jnp.zeros((), jnp.float32)
-    parts = jnp.split(x, groups, product.inputs_axis(axis)), jnp.split(weight, groups, axis)
-    for part_x, part_w, part_step in zip(*parts, jnp.split(step, groups, axis), strict=True):
-        y = product.run(part_x, part_w, dtype).astype(jnp.float32)
-        total = total + y * (product.spread(part_step) * x_step)
-    return total
-
-
-def _float_product(
-    product: Product, x: jax.Array, given: Mapping[str, Any], form: str
-) -> jax.Array:
-    """The product of a site that stays in floating point."""
-    dtype = PRECISIONS[form]
-    weight = given["weight"]
-    if form == "float8":
-        if weight.dtype != dtype:
-            weight = _to_float8(weight, given["weight_step"])
-        if product.site.kind == "embedding":
-            y = product.run(x, weight, jnp.float32)
-            return y * product.spread(given["weight_step"])
-        x = _to_float8(x.astype(jnp.float32), given["input_step"])
-        return _scaled_product(
-            product, x, weight, given["weight_step"], given["input_step"], jnp.float32
-        )
-    if product.site.kind != "embedding":
-        x = x.astype(dtype)
-    return product.run(x, weight.astype(dtype), jnp.float32)
-
-
-def _to_float8(values: jax.Array, step: jax.Array) -> jax.Array:
-    step = expand(step, values.shape) if step.ndim else step
-    cut = jnp.clip(values * (1.0 / step), -FLOAT8_LIMIT, FLOAT8_LIMIT)
-    eighth: jax.Array = cut.astype(jnp.float8_e4m3fn)
-    return eighth
-
-
 def simulate(
     predict: Predict, sites: Mapping[str, Site], recipe: Recipe
 ) -> Callable[[Arrays, Arrays, jax.Array, Grid], Any]:
@@ -243,13 +205,13 @@ def simulate(
     Args:
         predict: the model in inference mode.
         sites: its sites.
-        recipe: of which only the structure is read.
+        recipe: of which only the structure is read; what has integers is what has steps.
     """
 
     def handler(product: Product, x: jax.Array, given: Any) -> tuple[jax.Array, None]:
-        form = recipe.treatments[product.site.weight].precision
-        if form != "float32":
-            return _float_product(product, x, given, form).astype(product.dtype), None
+        treatment = recipe.treatments[product.site.weight]
+        if not treatment.as_model:
+            return float_product(product, x, given, treatment.precision), None
         weight, step = given["weight"].astype(jnp.float32), given["weight_step"]
         w_codes = codes(weight, expand(step, weight.shape), given["weight_limit"])
         w = jnp.where(given["whole_weights"], w_codes, weight)
@@ -257,18 +219,34 @@ def simulate(
         if product.site.kind == "embedding":
             y = product.run(x, w, jnp.float32) * product.spread(w_step)
             return y.astype(product.dtype), None
-        x = x.astype(jnp.float32)
-        x_codes = codes(x, given["input_step"], given["input_limit"])
-        x = jnp.where(given["whole_inputs"], x_codes, x)
+        exact = x.astype(jnp.float32)
+        x_codes = codes(exact, given["input_step"], given["input_limit"])
+        values = jnp.where(given["whole_inputs"], x_codes, exact).astype(operand_dtype(x.dtype))
         x_step = jnp.where(given["whole_inputs"], given["input_step"], 1.0)
-        y = _scaled_product(product, x, w, w_step, x_step, jnp.float32)
+        w = w.astype(operand_dtype(product.weight_dtype))
+        y = scaled_product(product, values, w, w_step, x_step, jnp.float32)
         return y.astype(product.dtype), None
 
     def run(params: Arrays, state: Arrays, inputs: jax.Array, grid: Grid) -> Any:
-        given = {n: {"weight": w, **grid[n]} if n in sites else w for n, w in params.items()}
-        return replace_products(predict, sites, handler)(given, state, inputs)[0]
+        treatments = recipe.treatments
+        changed = {n: s for n, s in sites.items() if n in grid or not treatments[n].as_model}
+        given = {
+            n: {"weight": w, **grid.get(n, {})} if n in changed else w for n, w in params.items()
+        }
+        return replace_products(predict, changed, handler)(given, state, inputs)[0]
 
     return run
+
+
+def in_stored_format(recipe: Recipe, sites: Mapping[str, Site], params: Arrays) -> Arrays:
+    """The parameters, weights that a format narrower than their own will hold rounded to it."""
+    found = dict(params)
+    for name, treatment in recipe.treatments.items():
+        if name in sites and treatment.changes and not treatment.has_steps:
+            found[name] = params[name].astype(
+                format_of(stored_format(sites[name], treatment.precision))
+            )
+    return found
 
 
 def compress(
@@ -277,25 +255,27 @@ def compress(
     """The arrays that the deployed program takes.
 
     Returns:
-        Every parameter and state array under its name; a quantised site's weight as int8 codes or
-        float8, with its scales under `NAME.scale` (float32, rank of the weight); the step and
-        the largest code of its quantised inputs under `NAME.input` (float32, shape (..., 2)).
+        Every parameter and state array under its name, in its own dtype; a quantised site's weight
+        as int8 codes or float8, with its scales under `NAME.scale` (float32, rank of the weight);
+        the step and the largest code of its quantised inputs under `NAME.input` (float32, shape
+        (..., 2)).
     """
-    out = {**params, **state}
+    out = {**in_stored_format(recipe, sites, params), **state}
     for name, site in sites.items():
-        treatment, steps = recipe.treatments[name], grid[name]
-        weight, step = params[name], steps["weight_step"]
+        treatment = recipe.treatments[name]
+        if not treatment.has_steps:
+            continue
+        weight, steps = params[name], grid[name]
+        step = steps["weight_step"]
         float8 = treatment.precision == "float8"
         if float8:
-            out[name], out[f"{name}.scale"] = _to_float8(weight, step), step
+            out[name], out[f"{name}.scale"] = to_float8(weight, step), step
         elif treatment.weights_quantized:
             limit = steps["weight_limit"].reshape(
                 *site.shape[: site.stack], *[1] * len(site.slice.shape)
             )
             w_codes = codes(weight.astype(jnp.float32), expand(step, weight.shape), limit)
             out[name], out[f"{name}.scale"] = w_codes.astype(jnp.int8), step
-        else:
-            out[name] = weight.astype(PRECISIONS[treatment.precision])
         if treatment.inputs_quantized or (float8 and site.kind != "embedding"):
             pair = steps["input_step"], steps["input_limit"]
             out[f"{name}.input"] = jnp.stack(pair, axis=-1)
@@ -320,8 +300,10 @@ def deploy(
 ) -> Callable[[Arrays, jax.Array], Any]:
     """The program (arrays of `compress`, inputs) -> outputs.
 
-    A site with whole weights and inputs multiplies int8 by int8 into int32; with one whole side
-    alone it multiplies in float32 and scales the result. It is one program for all bit-widths.
+    A site to which nothing is done is multiplied as the model does it, in its own dtypes. One with
+    whole weights and inputs multiplies int8 by int8 into int32; with one whole side alone it
+    multiplies in the model's dtypes, which hold the codes, into float32, and scales the result. It
+    is one program for all bit-widths.
 
     Args:
         predict: the model in inference mode.
@@ -329,37 +311,34 @@ def deploy(
         recipe: says what is quantised; its numbers are in the arrays.
         state_names: which of the arrays are state.
     """
+    # The program does all other products itself.
+    changed = {name: site for name, site in sites.items() if recipe.treatments[name].changes}
 
     def handler(product: Product, x: jax.Array, given: Any) -> tuple[jax.Array, None]:
         treatment = recipe.treatments[product.site.weight]
         weight = given["weight"]
-        if treatment.precision != "float32":
-            return _float_product(product, x, given, treatment.precision).astype(
-                product.dtype
-            ), None
+        if not treatment.quantized:
+            return float_product(product, x, given, treatment.precision), None
         if product.site.kind == "embedding":
-            y = product.run(x, weight, jnp.float32)
-            y = y * product.spread(given["weight_step"]) if treatment.weights_quantized else y
+            y = product.run(x, weight, jnp.float32) * product.spread(given["weight_step"])
             return y.astype(product.dtype), None
-        x = x.astype(jnp.float32)
+        values, dtype = x, jnp.float32
         if treatment.inputs_quantized:
-            x = codes(x, given["input_step"], given["input_limit"])
-        if not (treatment.weights_quantized or treatment.inputs_quantized):
-            return product.run(x, weight, jnp.float32).astype(product.dtype), None
-        dtype: Any = jnp.float32
+            values = codes(x.astype(jnp.float32), given["input_step"], given["input_limit"])
         if treatment.weights_quantized and treatment.inputs_quantized:
-            x, dtype = x.astype(jnp.int8), jnp.int32
+            values, dtype = values.astype(jnp.int8), jnp.int32
         else:
-            weight = weight.astype(jnp.float32)
+            values = values.astype(operand_dtype(x.dtype))
+            weight = weight.astype(operand_dtype(product.weight_dtype))
         ones = jnp.ones((1,) * weight.ndim, jnp.float32)
         step = given.get("weight_step", ones)
-        y = _scaled_product(product, x, weight, step, given.get("input_step", 1.0), dtype)
+        y = scaled_product(product, values, weight, step, given.get("input_step", 1.0), dtype)
         return y.astype(product.dtype), None
 
     def run(arrays: Arrays, inputs: jax.Array) -> Any:
         derived = {n + s for n in sites for s in (".scale", ".input")}
         params = {k: v for k, v in arrays.items() if k not in derived and k not in state_names}
-        for name in sites:
+        for name in changed:
             given = {"weight": params[name]}
             if f"{name}.scale" in arrays:
                 given["weight_step"] = arrays[f"{name}.scale"]
@@ -368,6 +347,6 @@ def deploy(
                 given |= {"input_step": pair[..., 0], "input_limit": pair[..., 1]}
             params[name] = given
         state = {k: arrays[k] for k in state_names}
-        return replace_products(predict, sites, handler)(params, state, inputs)[0]
+        return replace_products(predict, changed, handler)(params, state, inputs)[0]
 
     return run

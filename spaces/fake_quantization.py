@@ -45,13 +45,13 @@ def train_on_grid(
     def handler(product: Product, x: jax.Array, given: Any) -> tuple[jax.Array, Any]:
         weight, numbers = given["weight"], given.get("grid")
         seen = x if product.site.weight == watch else None
-        if numbers is not None:
-            learned = given.get("learned")
-            weight = _on_grid(weight, numbers, learned, "weight", learn)
-            if product.site.kind != "embedding":
-                x = _on_grid(x, numbers, learned, "input", learn)
-        dtype = x.dtype if jnp.issubdtype(x.dtype, jnp.floating) else jnp.float32
-        return product.run(x, weight.astype(dtype), product.dtype), seen
+        if numbers is None:
+            return product.run(x, weight.astype(product.weight_dtype), product.dtype), seen
+        learned = given.get("learned")
+        weight = _on_grid(weight, numbers, learned, "weight", learn)
+        if product.site.kind != "embedding":
+            x = _on_grid(x, numbers, learned, "input", learn)
+        return product.run(x, weight, jnp.float32).astype(product.dtype), seen
 
     def run(
         params: Arrays, state: Arrays, inputs: jax.Array, key: jax.Array, grid: Grid
@@ -79,6 +79,7 @@ def train_on_grid(
 def _on_grid(
     values: jax.Array, numbers: Mapping[str, jax.Array], learned: Any, side: str, learn: bool
 ) -> jax.Array:
+    """The values in float32, as steps and codes are, whatever their own dtype is."""
     limit, whole = numbers[f"{side}_limit"], numbers[f"whole_{side}s"]
     exact = values.astype(jnp.float32)
     if learn:
@@ -89,4 +90,4 @@ def _on_grid(
     else:
         step = numbers[f"{side}_step"]
         rounded = straight_through(exact, expand(step, values.shape) if step.ndim else step, limit)
-    return jnp.where(whole, rounded, exact).astype(values.dtype)
+    return jnp.where(whole, rounded, exact)

@@ -28,6 +28,9 @@ from paretax.spaces.sites import Site
 FLOAT_BITS = 32
 """The width that means no quantisation."""
 
+MODEL = "model"
+"""The precision that is asked for where nothing is: the model's own, of weights and products."""
+
 PRECISIONS: Mapping[str, Any] = {
     "float32": jnp.float32,
     "bfloat16": jnp.bfloat16,
@@ -54,7 +57,7 @@ SETTINGS = (
     switch("quantize"),
     _width("weight_bits"),
     _width("activation_bits"),
-    choice("precision", *PRECISIONS, per_site=True),
+    choice("precision", MODEL, *PRECISIONS, per_site=True),
     choice("weight_scales", "channel", "tensor", "group"),
     whole("group_size", 32, least=2),
     choice("calibration", "absmax", "percentile", "mse"),

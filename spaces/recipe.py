@@ -13,7 +13,7 @@ from paretax.errors import UsageError
 from paretax.spaces import pruning, quantization
 from paretax.spaces.dimensions import choose
 from paretax.spaces.pruning import global_masks, layer_masks, n_of_m_mask, pruned_count
-from paretax.spaces.quantization import FLOAT_BITS, group_length, scale_axes
+from paretax.spaces.quantization import FLOAT_BITS, MODEL, group_length, scale_axes
 from paretax.spaces.rules import resolve
 from paretax.spaces.sites import Site
 
@@ -28,6 +28,7 @@ class Treatment:
         weight_bits: 2 to 8, or 32 for floating point.
         activation_bits: of the site's inputs; likewise.
         precision: the floating-point format where neither side is quantised.
+        as_model: whether that is no change: the weight's own dtype, and products as in the model.
         shared: axes of the weight along which a scale is shared.
         group: an axis, and how many neighbours along it share a scale; None: all.
     """
@@ -37,6 +38,7 @@ class Treatment:
     weight_bits: int = FLOAT_BITS
     activation_bits: int = FLOAT_BITS
     precision: str = "float32"
+    as_model: bool = True
     shared: tuple[int, ...] = ()
     group: tuple[int, int] | None = None
 
@@ -51,9 +53,24 @@ class Treatment:
         return self.activation_bits < FLOAT_BITS
 
     @property
+    def quantized(self) -> bool:
+        """Whether the site computes with whole numbers."""
+        return self.weights_quantized or self.inputs_quantized
+
+    @property
+    def has_steps(self) -> bool:
+        """Whether its values are multiples of steps."""
+        return self.quantized or self.precision == "float8"
+
+    @property
+    def changes(self) -> bool:
+        """Whether the site's product is another than the model's."""
+        return self.quantized or not self.as_model
+
+    @property
     def structure(self) -> tuple[Any, ...]:
         """What the graph of `simulate` depends on."""
-        return self.precision, self.shared, self.group
+        return self.precision, self.as_model, self.shared, self.group
 
     def count(self, size: int) -> int:
         """How many of `size` weights are pruned."""
@@ -90,23 +107,25 @@ class Recipe:
         bits = quantization.widths(config, sites)
         patterns = pruning.patterns(config, sites)
         shares = pruning.sparsities(config, sites)
-        precisions = resolve("precision", config, "float32", sites)
+        precisions = resolve("precision", config, MODEL, sites)
         if whole["pruning_scope"] == "global" and whole["pruning"] == "lottery_ticket":
             raise UsageError(
                 "a lottery ticket is pruned layer by layer: leave pruning_scope at 'layer'"
             )
         treatments = {}
         for name, site in sites.items():
+            precision, as_model = _precision(site, str(precisions[name]))
             length = group_length(site, whole["weight_scales"], int(whole["group_size"]))
             quantized = min(bits[name]) < FLOAT_BITS
-            if bits[name][0] == FLOAT_BITS and (quantized or precisions[name] != "float8"):
+            if bits[name][0] == FLOAT_BITS and (quantized or precision != "float8"):
                 length = None  # its weights have no scales
             treatments[name] = Treatment(
                 sparsity=0.0 if name in patterns else shares[name],
                 pattern=patterns.get(name),
                 weight_bits=bits[name][0],
                 activation_bits=bits[name][1],
-                precision="float32" if quantized else str(precisions[name]),
+                precision=site.dtype if quantized else precision,
+                as_model=quantized or as_model,
                 shared=scale_axes(site, whole["weight_scales"]),
                 group=None if length is None else (site.inner_axis, length),
             )
@@ -119,8 +138,13 @@ class Recipe:
 
     @classmethod
     def plain(cls, sites: Mapping[str, Site]) -> Recipe:
-        """Nothing is done: dense float32."""
-        return cls(treatments={name: Treatment(shared=site.axes) for name, site in sites.items()})
+        """Nothing is done: dense, in the model's own dtypes."""
+        return cls(
+            treatments={
+                name: Treatment(precision=site.dtype, shared=site.axes)
+                for name, site in sites.items()
+            }
+        )
 
     @property
     def patterns(self) -> dict[str, tuple[int, int]]:
@@ -135,12 +159,17 @@ class Recipe:
     @property
     def quantized(self) -> bool:
         """Whether any site computes with whole numbers."""
-        return any(t.weights_quantized or t.inputs_quantized for t in self.treatments.values())
+        return any(t.quantized for t in self.treatments.values())
 
     @property
     def rounds(self) -> bool:
-        """Whether any site computes otherwise than in float32."""
-        return self.quantized or any(t.precision != "float32" for t in self.treatments.values())
+        """Whether any site computes otherwise than the model does."""
+        return any(t.changes for t in self.treatments.values())
+
+    @property
+    def has_steps(self) -> bool:
+        """Whether any site's values are multiples of steps."""
+        return any(t.has_steps for t in self.treatments.values())
 
     @property
     def structure(self) -> tuple[Any, ...]:
@@ -158,6 +187,13 @@ class Recipe:
     def pruned(self, sites: Mapping[str, Site]) -> dict[str, int]:
         """How many weights each site loses; with the global scope, on average over the sites."""
         return {name: self.treatments[name].count(site.size) for name, site in sites.items()}
+
+
+def _precision(site: Site, asked: str) -> tuple[str, bool]:
+    """The format that is asked for, and whether the model is so already."""
+    if asked == MODEL or {site.dtype, *site.dtypes} == {asked}:
+        return site.dtype, True
+    return asked, False
 
 
 def masks(
@@ -196,7 +232,7 @@ def steps_in_words(recipe: Recipe, sites: Mapping[str, Site]) -> dict[str, str]:
     """Pruning and quantisation in words, sites that are treated alike together."""
     return {
         "prune": _grouped({n: _pruning(recipe.treatments[n]) for n in sites}),
-        "quantize": _grouped({n: _grid(recipe.treatments[n]) for n in sites}),
+        "quantize": _grouped({n: _grid(recipe.treatments[n], s) for n, s in sites.items()}),
     }
 
 
@@ -214,8 +250,9 @@ def _pruning(treatment: Treatment) -> str:
     return f"{treatment.sparsity:.4g} of the weights" if treatment.sparsity else ""
 
 
-def _grid(treatment: Treatment) -> str:
-    if not treatment.weights_quantized and not treatment.inputs_quantized:
-        return "" if treatment.precision == "float32" else treatment.precision
+def _grid(treatment: Treatment, site: Site) -> str:
+    if not treatment.quantized:
+        return treatment.precision if treatment.changes else ""
     sides = (("weights", treatment.weight_bits), ("inputs", treatment.activation_bits))
-    return ", ".join(f"{b}-bit {s}" if b < FLOAT_BITS else f"float32 {s}" for s, b in sides)
+    own = "floating-point" if set(site.dtypes) - {site.dtype} else site.dtype
+    return ", ".join(f"{b}-bit {s}" if b < FLOAT_BITS else f"{own} {s}" for s, b in sides)

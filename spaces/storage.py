@@ -3,7 +3,8 @@
 A site's weights are stored as `weight_bits` wide two's-complement integers without gaps, lowest bit
 first, or in a floating-point format. Where that is smaller, only the weights that were not pruned
 are stored, after a bitmap with one bit a weight, which also serves patterns N:M (for 2:4 it takes
-as much room as indices would). Everything else (biases, norms, scales) is float32 as it is.
+as much room as indices would). Everything else (biases, norms, statistics, tables of whole numbers)
+is as it is, in its own dtype, and scales are float32.
 """
 
 from __future__ import annotations
@@ -12,10 +13,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import jax.numpy as jnp
 import numpy as np
 
-from paretax.spaces.quantization import PRECISIONS
+from paretax.spaces.floating import format_of, stored_format
 from paretax.spaces.recipe import Recipe, Treatment
 from paretax.spaces.sites import Arrays, Site
 
@@ -29,7 +29,7 @@ class Layout:
 
     Args:
         form: all of them, or a bitmap and the ones that stay.
-        number: "int", or the floating-point format.
+        number: "int", or the floating-point format, one of `PRECISIONS`.
         bits: width of a stored weight.
         shape: of the weight.
         stored: how many weights are stored.
@@ -59,8 +59,8 @@ def layout(site: Site, treatment: Treatment, pruned: int | None = None) -> Layou
     if treatment.weights_quantized:
         number, bits = "int", treatment.weight_bits
     else:
-        number = treatment.precision
-        bits = 8 * jnp.dtype(PRECISIONS[number]).itemsize
+        number = stored_format(site, treatment.precision)
+        bits = 8 * format_of(number).itemsize
     kept = site.size - (treatment.count(site.size) if pruned is None else pruned)
     forms = [
         Layout(form="dense", number=number, bits=bits, shape=site.shape, stored=site.size),
@@ -159,7 +159,7 @@ def unpack(
         if form.number == "int":
             kept = _unpack_codes(value, form.bits, form.stored)
         else:
-            kept = value.view(jnp.dtype(PRECISIONS[form.number]))
+            kept = value.view(format_of(form.number))
         size = int(np.prod(form.shape))
         if form.form == "bitmap":
             mask = np.unpackbits(stored[f"{name}.bitmap"], count=size, bitorder="little")

@@ -18,7 +18,7 @@ from flax import nnx
 from paretax.errors import UsageError
 from paretax.tasks.linen_models import from_linen
 from paretax.tasks.nnx_models import Graphs, from_nnx, split_module
-from paretax.tasks.pure import Arrays, Model, Paths, whole_numbers_apart
+from paretax.tasks.pure import Arrays, Model, Paths, check_dtypes, whole_numbers_apart
 from paretax.tasks.task import Task, call_build
 
 
@@ -31,7 +31,8 @@ def build_model(task: Task, config: Mapping[str, Any], example: jax.ShapeDtypeSt
         example: shape and dtype of a batch of inputs.
 
     Raises:
-        UsageError: `build` returned something that is no model.
+        UsageError: `build` returned something that is no model, or one with arrays of a dtype that
+            cannot be kept.
     """
     built: list[Any] = []
 
@@ -59,6 +60,7 @@ def build_model(task: Task, config: Mapping[str, Any], example: jax.ShapeDtypeSt
             f"build of task {task.name!r} must return a flax.nnx module, a flax.linen module or a "
             f"pair (init, apply), got {type(model).__name__}"
         )
+    check_dtypes(found, task.name)
     return whole_numbers_apart(found)
 
 

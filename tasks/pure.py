@@ -13,6 +13,12 @@ from paretax.errors import UsageError
 
 Arrays = dict[str, jax.Array]
 
+DTYPES = (
+    *("float32", "bfloat16", "float16"),
+    *("int32", "int16", "int8", "uint32", "uint16", "uint8", "bool"),
+)
+"""Those that a model's arrays may have."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
@@ -31,6 +37,22 @@ class Model:
     predict: Callable[[Arrays, Arrays, jax.Array], Any]
     params: Mapping[str, jax.ShapeDtypeStruct]
     state: Mapping[str, jax.ShapeDtypeStruct]
+
+
+def check_dtypes(model: Model, task: str) -> None:
+    """Refuse arrays that cannot be kept as they are.
+
+    Raises:
+        UsageError: names the first one.
+    """
+    for name, array in {**model.params, **model.state}.items():
+        if str(array.dtype) not in DTYPES:
+            raise UsageError(
+                f"array {name!r} of the model of task {task!r} must have one of the dtypes "
+                f"{', '.join(DTYPES)}, got {array.dtype}: cast it in the model (float64 and int64 "
+                "exist under jax_enable_x64 alone, which paretax does without; a complex array can "
+                "be kept as two real ones)"
+            )
 
 
 def whole_numbers_apart(model: Model) -> Model:

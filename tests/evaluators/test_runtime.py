@@ -10,20 +10,33 @@ import jax
 import numpy as np
 import pytest
 
-from paretax.evaluators.runtime import SINGLE_THREAD, machine, versions, worker_environment
+from paretax.evaluators.runtime import (
+    AS_WRITTEN,
+    SINGLE_THREAD,
+    machine,
+    versions,
+    worker_environment,
+)
 
 
 @pytest.mark.parametrize(
     ("before", "after"),
     [
-        (None, SINGLE_THREAD),
-        ("", SINGLE_THREAD),
-        ("--xla_dump_to=here", f"--xla_dump_to=here {SINGLE_THREAD}"),
-        (SINGLE_THREAD, SINGLE_THREAD),
-        ("--xla_cpu_multi_thread_eigen=true", "--xla_cpu_multi_thread_eigen=true"),
+        (None, f"{SINGLE_THREAD} {AS_WRITTEN}"),
+        ("", f"{SINGLE_THREAD} {AS_WRITTEN}"),
+        ("--xla_dump_to=here", f"--xla_dump_to=here {SINGLE_THREAD} {AS_WRITTEN}"),
+        (f"{AS_WRITTEN} {SINGLE_THREAD}", f"{AS_WRITTEN} {SINGLE_THREAD}"),
+        (
+            "--xla_cpu_multi_thread_eigen=true",
+            f"--xla_cpu_multi_thread_eigen=true {AS_WRITTEN}",
+        ),
+        (
+            "--xla_allow_excess_precision=true",
+            f"--xla_allow_excess_precision=true {SINGLE_THREAD}",
+        ),
     ],
 )
-def test_a_worker_is_one_thread_unless_the_user_says_otherwise(
+def test_a_worker_is_one_thread_and_rounds_unless_the_user_says_otherwise(
     monkeypatch: pytest.MonkeyPatch, before: str | None, after: str
 ) -> None:
     if before is None:
