@@ -9,14 +9,34 @@ from collections.abc import Mapping
 from functools import cache
 from importlib.metadata import version
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, NamedTuple
 
 from paretax.evaluators.compilers.program import MissingExtraError
 from paretax.hardware_profiles import HardwareProfile
 from paretax.hardware_profiles.machine import processor_fingerprint
 from paretax.hardware_profiles.profile import Cuda, Iree, Tpu
 
-_RELEASE = 9, 10, 0  # of cuDNN, by which XLA chooses kernels
+_DNN = 9, 10, 0  # of cuDNN, by which XLA chooses kernels
+
+
+class _Toolkit(NamedTuple):
+    """JAX's plug-in for a release of CUDA.
+
+    Args:
+        package: what pip calls it.
+        modules: that compiling takes: the plug-in, and where NVIDIA's assembler lies.
+        runtime: the release that programs are compiled for: major, minor, patch.
+    """
+
+    package: str
+    modules: tuple[str, str]
+    runtime: tuple[int, int, int]
+
+
+_TOOLKITS = (
+    _Toolkit("jax-cuda13-plugin", ("jax_cuda13_plugin", "nvidia.cu13"), (13, 0, 0)),
+    _Toolkit("jax-cuda12-plugin", ("jax_cuda12_plugin", "nvidia.cuda_nvcc"), (12, 9, 0)),
+)
 
 
 def target_settings(profile: HardwareProfile) -> dict[str, Any]:
@@ -35,12 +55,13 @@ def target_settings(profile: HardwareProfile) -> dict[str, Any]:
                 "version": _version("libtpu"),
             }
         case Cuda():
-            for module in ("jax_cuda12_plugin", "nvidia.cuda_nvcc"):
-                _need(profile, module, "XLA's compiler for NVIDIA GPUs", "cuda")
+            toolkit = next((t for t in _TOOLKITS if all(map(_is_there, t.modules))), None)
+            if toolkit is None:
+                raise MissingExtraError(profile.name, "XLA's compiler for NVIDIA GPUs", "cuda")
             return {
                 "platform": "cuda",
-                "target_config": _target_config(profile, profile.compiler),
-                "version": _version("jax-cuda12-plugin"),
+                "target_config": _target_config(profile, profile.compiler, toolkit),
+                "version": _version(toolkit.package),
             }
         case Iree(triple=triple, cpu=cpu):
             _need(profile, "iree.compiler", "IREE's compiler", "edge")
@@ -72,15 +93,18 @@ def settings_key(settings: Mapping[str, Any]) -> str:
 
 
 def _need(profile: HardwareProfile, module: str, compiler: str, extra: str) -> None:
-    try:
-        found = find_spec(module)
-    except ModuleNotFoundError:  # a parent of it is not there
-        found = None
-    if found is None:
+    if not _is_there(module):
         raise MissingExtraError(profile.name, compiler, extra)
 
 
-def _target_config(profile: HardwareProfile, gpu: Cuda) -> str:
+def _is_there(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:  # a parent of it is not there
+        return False
+
+
+def _target_config(profile: HardwareProfile, gpu: Cuda, toolkit: _Toolkit) -> str:
     """XLA's GpuTargetConfigProto in text form."""
     major, _, minor = gpu.capability.partition(".")
     last_on_chip = profile.memories[-2] if len(profile.memories) > 1 else profile.main_memory
@@ -104,11 +128,11 @@ def _target_config(profile: HardwareProfile, gpu: Cuda) -> str:
         "registers_per_block_limit": 65536,
     }
     info = " ".join(f"{name}: {value}" for name, value in numbers.items())
-    dnn = "major: {} minor: {} patch: {}".format(*_RELEASE)
+    release = "major: {} minor: {} patch: {}"
     return (
         f"gpu_device_info {{ {info} cuda_compute_capability {{ major: {major} minor: {minor} }} }}"
         ' platform_name: "CUDA"'
-        f" dnn_version_info {{ {dnn} }}"
-        " runtime_version { major: 12 minor: 9 patch: 0 }"
+        f" dnn_version_info {{ {release.format(*_DNN)} }}"
+        f" runtime_version {{ {release.format(*toolkit.runtime)} }}"
         f' device_description_str: "{profile.name}"'
     )
