@@ -15,7 +15,7 @@ from paretax.evaluators.masking import mask_weights
 from paretax.evaluators.packing import Packing
 from paretax.evaluators.workbench import Numbers, Prepared
 from paretax.spaces.compression import Grid
-from paretax.spaces.distillation import similarity_loss, soft_target_loss
+from paretax.spaces.distillation import output_loss, similarity_loss
 from paretax.spaces.fake_quantization import LEARNED, train_on_grid
 from paretax.spaces.training import cosine, make_optimizer, smoothed_loss
 from paretax.tasks import Arrays, Task
@@ -83,7 +83,7 @@ def make_step(prepared: Prepared, task: Task, form: Form, packing: Packing) -> C
     else:
         forward = _plainly(apply)
 
-    decays = None
+    match, decays = output_loss(task), None
     if form.learned:
         decays = packing.pack({n: float(not n.endswith(LEARNED)) for n in packing.shapes})
 
@@ -110,8 +110,8 @@ def make_step(prepared: Prepared, task: Task, form: Form, packing: Packing) -> C
                 value = smoothed_loss(task.loss, outputs, part["targets"], share)
             else:
                 value = task.loss(outputs, part["targets"])
-            if "teacher_outputs" in part:
-                soft = soft_target_loss(outputs, part["teacher_outputs"], numbers["temperature"])
+            if "teacher_outputs" in part and match is not None:
+                soft = match(outputs, part["teacher_outputs"], numbers["temperature"])
                 value = (1.0 - numbers["alpha"]) * value + numbers["alpha"] * soft
             if "teacher_features" in part:
                 alike = similarity_loss(features, part["teacher_features"])

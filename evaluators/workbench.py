@@ -16,7 +16,7 @@ from paretax.errors import UsageError
 from paretax.evaluators.cache import LeastRecentlyUsed
 from paretax.evaluators.lifting import lift
 from paretax.evaluators.randomness import training_key
-from paretax.spaces import preprocessing, pruning, training
+from paretax.spaces import distillation, preprocessing, pruning, training
 from paretax.spaces.channels import ChannelGroup, Channels, find_channels
 from paretax.spaces.compression import deployed_shapes
 from paretax.spaces.dimensions import choose
@@ -28,6 +28,7 @@ from paretax.spaces.sites import Arrays, Predict, Site, find_sites
 from paretax.spaces.storage import stored_bytes
 from paretax.spaces.structured import check_patterns, is_structured, removed_channels
 from paretax.tasks import Data, Model, Split, Task, build_model
+from paretax.tasks.outputs import check_distillation, outputs_of
 from paretax.tasks.probing import check_targets
 
 Shapes = Mapping[str, jax.ShapeDtypeStruct]
@@ -369,6 +370,16 @@ class Workbench:
             known = {"train": self.data.train, "validation": self.data.validation}
             check_targets(self.task, known, outputs)
             self._fitting.add((outputs.shape, outputs.dtype))
+        if (
+            candidate.get("distill") is True
+            and choose(distillation.SETTINGS, candidate)["alpha"] > 0
+        ):
+            check_distillation(self.task, outputs)
+        if chosen["label_smoothing"] > 0 and outputs_of(self.task) != "classes":
+            raise UsageError(
+                f"label_smoothing needs outputs of classes, and task {self.task.name!r} does not "
+                "say that its are: leave it at 0, or add outputs = 'classes' to the task"
+            )
         if chosen["label_smoothing"] > 0 and (
             targets.dtype.kind not in "iu" or targets.ndim != len(outputs.shape) - 1
         ):

@@ -32,6 +32,7 @@ from paretax.evaluators.runtime import cache_folder, versions
 from paretax.results.bundle import checksum, load_bundle
 from paretax.results.checkpoints import load_checkpoint
 from paretax.spaces import SETTINGS, check_space, parse_space
+from paretax.tasks.outputs import outputs_of
 
 _FILE = "teacher.safetensors"
 
@@ -201,10 +202,17 @@ def _teach(bench: Workbench, teacher: Teacher, key: str) -> Lesson:
         outputs = evaluator.outputs(teacher.candidate, weights, train.inputs)
         checked = evaluator.outputs(teacher.candidate, weights, validation.inputs)
         inner = evaluator.inner(teacher.candidate, weights, train.inputs)
-    if not np.isfinite(outputs).all() or not np.isfinite(checked).all():
-        raise UsageError(f"{teacher.words} has outputs that are not finite: it cannot teach")
+    _check_outputs(bench, teacher, outputs, checked)
     score = float(bench.task.metric.compute(checked, validation.targets))
     return Lesson(key=key, teacher=teacher.words, outputs=outputs, inner=inner, score=score)
+
+
+def _check_outputs(bench: Workbench, teacher: Teacher, *outputs: np.ndarray) -> None:
+    """Refuse outputs that no student can match; classes may be ruled out by -inf."""
+    ruled_out = outputs_of(bench.task) == "classes"
+    for found in outputs:
+        if not (np.isfinite(found) | (ruled_out & np.isneginf(found))).all():
+            raise UsageError(f"{teacher.words} has outputs that are not finite: it cannot teach")
 
 
 def _own_state(bench: Workbench, teacher: Teacher) -> dict[str, jax.ShapeDtypeStruct]:
@@ -257,6 +265,7 @@ def _program(path: Path, inputs: jax.ShapeDtypeStruct) -> tuple[Any, tuple[int, 
 def _key(bench: Workbench, teacher: Teacher) -> str:
     """A hash of the training examples, the teacher, its model's program, and the versions."""
     digest = hashlib.sha256(f"{bench.task.name} {bench.task.metric.name}".encode())
+    digest.update(str(outputs_of(bench.task)).encode())
     for split in (bench.data.train, bench.data.validation):
         for array in (split.inputs, split.targets):
             digest.update(f"{array.shape} {array.dtype}".encode())

@@ -21,6 +21,7 @@ from paretax.spaces import SETTINGS, Candidate, Space, check_space
 from paretax.spaces.dimensions import choose
 from paretax.spaces.rules import check_rules
 from paretax.tasks import load_task
+from paretax.tasks.outputs import check_distillation
 from paretax.tasks.probing import check_targets
 
 _MODELS = 8  # random candidates of which one must build before a search starts
@@ -93,6 +94,8 @@ def plan(config: SearchConfig, search_path: Sequence[Path] = ()) -> Plan:
     check_rules([p.name for p in space], [model.sites for model in tried])
     if teacher is not None:
         check_teacher(bench, teacher, tuple(tried[0].outputs.shape[1:]))
+        if "alpha" not in space or max(map(float, space["alpha"].grid(2))) > 0:
+            check_distillation(task, tried[0].outputs, temperature="temperature" in space)
     return Plan(
         config=config,
         space=space,

@@ -81,11 +81,13 @@ def smoothed_loss(
     Args:
         loss: (outputs, labels) -> scalar.
         outputs: (batch, ..., classes).
-        labels: whole numbers, (batch, ...).
+        labels: whole numbers, (batch, ...); those of no class (padding) stay as they are.
         share: that is spread; 0 leaves the labels.
     """
+    count = outputs.shape[-1]
+    some = (labels >= 0) & (labels < count)
     every: Callable[[jax.Array], jax.Array] = jax.vmap(
-        lambda c: loss(outputs, jnp.full_like(labels, c))
+        lambda c: loss(outputs, jnp.where(some, c, labels))
     )
-    classes = jnp.arange(outputs.shape[-1], dtype=labels.dtype)
+    classes = jnp.arange(count, dtype=labels.dtype)
     return (1.0 - share) * loss(outputs, labels) + share * every(classes).mean()

@@ -62,5 +62,6 @@ def classification(
         load=load,
         model=build,
         loss_function=cross_entropy,
+        outputs="classes",
         defaults=defaults,
     )

@@ -18,6 +18,11 @@ Config = Mapping[str, Any]
 """What `build` reads: parameter name to value; every name of `Task.defaults` is there."""
 
 
+OutputKind = Literal["classes", "sigmoids", "values"]
+"""classes: logits of one label, along the last axis; sigmoids: a logit for each yes or no; values:
+real values. The axes between the batch and these (tokens, pixels) are positions."""
+
+
 @dataclass(frozen=True)
 class Split:
     """Examples and their targets.
@@ -144,6 +149,14 @@ class Task(Protocol):
         metric: see `Metric`.
         defaults: the parameters that `build` reads, each with the value that it has where a
             space does not vary it. A space may vary these and the ones that paretax knows.
+
+    A task may have more members, which say how a student's outputs are matched with its teacher's;
+    one of them is needed to distil, unless the task is of `classification`:
+
+    - `outputs`: "classes" (logits of one label along the last axis, also for each token or pixel),
+      "sigmoids" (a logit for each yes or no) or "values" (real values).
+    - `distillation_loss(outputs, teacher_outputs, temperature)`: a scalar, instead of the losses
+      that go with these.
     """
 
     @property
@@ -208,6 +221,8 @@ class SupervisedTask:
     model: Callable[..., Any]
     loss_function: Callable[[jax.Array, jax.Array], jax.Array]
     defaults: Config
+    outputs: OutputKind | None = None
+    distillation_loss: Callable[[jax.Array, jax.Array, jax.Array], jax.Array] | None = None
 
     def data(self) -> Data:
         """The arrays."""

@@ -230,6 +230,7 @@ def replace_targets(bench: Workbench, dtype: Any) -> Workbench:
             load=lambda: Data(**parts),
             model=task.build,
             loss_function=task.loss,
+            outputs="classes",
             defaults=task.defaults,
         )
     )

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from paretax.spaces.distillation import similarity_loss, soft_target_loss
+from paretax.spaces.distillation import (
+    similarity_loss,
+    soft_sigmoid_loss,
+    soft_target_loss,
+    value_loss,
+)
 
 RNG = np.random.default_rng(0)
 STUDENT = RNG.normal(0, 2, (6, 5))
@@ -160,3 +167,49 @@ def test_a_class_that_the_teacher_rules_out_adds_nothing() -> None:
     own = jax.nn.log_softmax(student[0] / 2.0)[:2]
     np.testing.assert_allclose(found, 4.0 * jnp.sum(shares * (jnp.log(shares) - own)), rtol=1e-5)
     assert np.isfinite(gradient).all()
+
+
+# Independent sigmoids, values ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 4.0, 20.0])
+def test_sigmoids_are_bernoulli_distributions(temperature: float) -> None:
+    p, q = (1 / (1 + np.exp(-z / temperature)) for z in (TEACHER, STUDENT))
+    expected = p * np.log(p / q) + (1 - p) * np.log((1 - p) / (1 - q))
+    scalar = jnp.float32(temperature)
+    found = soft_sigmoid_loss(jnp.asarray(STUDENT), jnp.asarray(TEACHER), scalar)
+    np.testing.assert_allclose(found, temperature**2 * expected.mean(), rtol=2e-4)
+    slopes = jax.grad(soft_sigmoid_loss)(jnp.asarray(STUDENT), jnp.asarray(TEACHER), scalar)
+    np.testing.assert_allclose(slopes, temperature * (q - p) / p.size, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 4.0])
+def test_a_sigmoid_is_a_softmax_over_its_logit_and_zero(temperature: float) -> None:
+    student, teacher = (jnp.stack([z, np.zeros_like(z)], axis=-1) for z in (STUDENT, TEACHER))
+    scalar = jnp.float32(temperature)
+    one = soft_sigmoid_loss(student[..., 0], teacher[..., 0], scalar)
+    np.testing.assert_allclose(one, soft_target_loss(student, teacher, scalar), rtol=1e-4)
+
+
+def test_sure_sigmoids_stay_finite() -> None:
+    student, teacher = jnp.array([300.0, -300.0, 300.0]), jnp.array([-300.0, -300.0, 0.0])
+    value, slopes = jax.value_and_grad(soft_sigmoid_loss)(student, teacher, jnp.float32(1.0))
+    np.testing.assert_allclose(value, (300 + 0 + 150 - np.log(2)) / 3, rtol=1e-5)
+    np.testing.assert_allclose(slopes, np.array([1, 0, 0.5]) / 3, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(6,), (6, 1), (6, 4, 4, 2)])
+def test_values_are_matched_by_their_squared_difference(shape: tuple[int, ...]) -> None:
+    one, other = RNG.normal(50, 9, (2, *shape))
+    for temperature in (1.0, 7.0):
+        found = value_loss(jnp.asarray(one), jnp.asarray(other), jnp.float32(temperature))
+        np.testing.assert_allclose(found, ((one - other) ** 2).mean(), rtol=1e-4)
+
+
+@pytest.mark.parametrize("loss", [soft_target_loss, soft_sigmoid_loss, value_loss])
+def test_half_precision_is_matched_in_float32(loss: Any) -> None:
+    student, teacher = (jnp.asarray(z, jnp.bfloat16) for z in (STUDENT, TEACHER))
+    found = loss(student, teacher, jnp.float32(4.0))
+    full = loss(*(z.astype(jnp.float32) for z in (student, teacher)), jnp.float32(4.0))
+    assert found.dtype == jnp.float32
+    np.testing.assert_allclose(found, full, rtol=1e-6)
