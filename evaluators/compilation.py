@@ -12,6 +12,7 @@ import jax
 
 from paretax.evaluators.compilers.program import CompiledProgram
 from paretax.evaluators.compilers.xla import describe
+from paretax.evaluators.graph import graph_key
 from paretax.evaluators.workbench import Deployed, Workbench
 from paretax.hardware_profiles import HardwareProfile
 from paretax.spaces.compression import deploy
@@ -79,6 +80,8 @@ def lower_for(
     traced = program.trace(arrays, bench.batch_shape(batch))
     lowered = traced.lower(lowering_platforms=(profile.platform,))
     text = f"{profile.name}\n{lowered.as_text()}"
+    if graph_key(traced.jaxpr, derivatives=False) is None:
+        text += model.key  # of callbacks, the text has the places alone
     return LoweredProgram(
         fingerprint=hashlib.sha256(text.encode()).hexdigest()[:16],
         platform=profile.platform,

@@ -9,23 +9,21 @@ number; a value that changes the graph (a dropout of 0, which leaves it out) giv
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Var
 from jax.extend.core import Literal as Constant
 
-from paretax.evaluators.graph import graph_text, held_arrays
+from paretax.evaluators.graph import describe_without_numbers, is_number, outline
+from paretax.spaces.derivatives import is_custom
 from paretax.spaces.jax_compat import bind, scan_counts
 from paretax.spaces.sites import called_jaxpr
 
 Path = tuple[Any, ...]
-_CONSTANT = re.compile(r"(?<![\w.])-?(?:\d+(?:\.\d*)?(?:e[+-]?\d+)?|inf|nan):(?=(?:b?f)\d+\[\])")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,16 +46,23 @@ def lift(
 ) -> Lifted | None:
     """Lift out the constants by which a function differs from another instance of itself.
 
+    Constants within something that has a derivative of its own (`custom_vjp`) stay there, and are
+    part of the fingerprint.
+
     Args:
         function: (*args) -> outputs.
         other: the same, made from other numbers; None lifts nothing.
         shapes: of the arguments; the batch may be of another size later.
 
     Returns:
-        None where the two differ in more than constants, where the other one cannot be traced, or
-        where a constant is inside a loop or branch of a kind that cannot be written out.
+        None where the two differ in more than constants, where the other one cannot be traced,
+        where a constant is inside a loop or branch of a kind that cannot be written out, or where
+        the function does what cannot be seen (a callback), so that no fingerprint is safe.
     """
-    closed = jax.make_jaxpr(function)(*shapes)
+    closed, results = jax.make_jaxpr(function, return_shape=True)(*shapes)
+    described = describe_without_numbers(closed)
+    if described.unseen:
+        return None
     constants = dict(_constants(closed.jaxpr, ()))
     varying: list[Path] = []
     if other is not None:
@@ -66,13 +71,14 @@ def lift(
         except Exception:  # noqa: BLE001  a model may refuse its other numbers in any way
             return None
         twins = dict(_constants(twin.jaxpr, ()))
-        if _graph(closed) != _graph(twin) or constants.keys() != twins.keys():
+        if outline(closed) != outline(twin) or constants.keys() != twins.keys():
             return None
         varying = [p for p, c in constants.items() if not _equal(c.val, twins[p].val)]
     if not all(_can_be_written_out(path) for path in varying):
         return None
-    rest = [str(c.val) for p, c in constants.items() if p not in set(varying)]
-    about = "\n".join([_graph(closed), *rest, *map(str, varying)])
+    rest = [f"{p} {_bytes(c)}" for p, c in constants.items() if p not in set(varying)]
+    trees = jax.tree.structure(shapes), jax.tree.structure(results)
+    about = "\n".join([described.words, *rest, *map(str, (*varying, *trees))])
 
     def run(numbers: Sequence[jax.Array], *args: Any) -> Any:
         """For a batch of any size: the constants keep their places in the graph."""
@@ -94,13 +100,17 @@ def _equal(one: Any, other: Any) -> bool:
     return bool(one == other or (one != one and other != other))
 
 
-def _graph(closed: ClosedJaxpr) -> str:
-    """The graph in words, without scalar constants; with a hash of the arrays that it holds."""
-    return f"{_CONSTANT.sub('', graph_text(closed))}\n{held_arrays(closed)}"
+def _bytes(constant: Constant) -> str:
+    return np.asarray(constant.val, _dtype(constant)).tobytes().hex()
 
 
 def _inner(eqn: JaxprEqn) -> list[tuple[str, ClosedJaxpr | Jaxpr]]:
-    """The functions that an equation holds, each with the way in which it is called."""
+    """The functions that an equation holds, each with the way in which it is called.
+
+    What has a derivative of its own is a whole, which nothing is taken out of.
+    """
+    if is_custom(eqn):
+        return []
     called = called_jaxpr(eqn)
     if called is not None:
         return [("call", called)]
@@ -118,7 +128,7 @@ def _constants(jaxpr: Jaxpr, path: Path) -> Iterator[tuple[Path, Constant]]:
     """The scalar floating-point constants of a function and of all within it, in order."""
     for i, eqn in enumerate(jaxpr.eqns):
         for j, var in enumerate(eqn.invars):
-            if isinstance(var, Constant) and _is_scalar(var):
+            if is_number(var):
                 yield (*path, i, j), var
         for way, inner in _inner(eqn):
             body = inner.jaxpr if isinstance(inner, ClosedJaxpr) else inner
@@ -129,11 +139,6 @@ def _dtype(constant: Constant) -> np.dtype[Any]:
     aval: Any = constant.aval
     dtype: np.dtype[Any] = np.dtype(aval.dtype)
     return dtype
-
-
-def _is_scalar(constant: Constant) -> bool:
-    aval: Any = constant.aval
-    return aval.shape == () and jnp.issubdtype(aval.dtype, jnp.floating)
 
 
 def _can_be_written_out(path: Path) -> bool:

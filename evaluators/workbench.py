@@ -227,6 +227,10 @@ class Workbench:
         # Few, as each holds its features.
         return self._prepared.get((place, features.key), lambda: make(features=features))
 
+    def model(self, candidate: Mapping[str, Any]) -> Model:
+        """The model of a candidate as its `build` makes it; shared with no other candidate."""
+        return build_model(self.task, self.config(candidate), self.features(candidate).shape(2))
+
     def _prepare(self, config: Mapping[str, Any], features: Features) -> Callable[..., Prepared]:
         """A candidate's own view of a traced model, which others may share; lacks `features`."""
         example = features.shape(2)

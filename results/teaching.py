@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import export as jax_export
 from safetensors import SafetensorError, safe_open
@@ -27,6 +26,7 @@ from safetensors.numpy import save_file
 from paretax.errors import UsageError
 from paretax.evaluators import AccuracyEvaluator, Lesson, Workbench
 from paretax.evaluators.accuracy import in_chunks
+from paretax.evaluators.graph import Description, describe
 from paretax.evaluators.lanes import DivergedError
 from paretax.evaluators.runtime import cache_folder, versions
 from paretax.results.bundle import checksum, load_bundle
@@ -136,14 +136,15 @@ def make_lesson(bench: Workbench, teacher: Teacher) -> Lesson:
     Raises:
         UsageError: the teacher's training failed, or its program does.
     """
-    key = _key(bench, teacher)
+    key, whole = _key(bench, teacher)
     place = cache_folder() / "teachers" / f"{key}.safetensors"
-    kept = _load(place, key)
+    kept = _load(place, key) if whole else None
     if kept is not None:
         return kept
     lesson = _teach(bench, teacher, key)
-    with suppress(OSError):  # a cache that cannot be written only saves nothing
-        _save(place, lesson)
+    if whole:
+        with suppress(OSError):  # a cache that cannot be written only saves nothing
+            _save(place, lesson)
     return lesson
 
 
@@ -262,10 +263,16 @@ def _program(path: Path, inputs: jax.ShapeDtypeStruct) -> tuple[Any, tuple[int, 
     return call, tuple(exported.out_avals[0].shape[1:])
 
 
-def _key(bench: Workbench, teacher: Teacher) -> str:
-    """A hash of the training examples, the teacher, its model's program, and the versions."""
+def _key(bench: Workbench, teacher: Teacher) -> tuple[str, bool]:
+    """A hash of the training examples, the teacher, its model's program, and the versions.
+
+    Returns:
+        It, and whether it holds everything: a model may do what cannot be seen (a callback), and
+        then no other run's outputs stand for its.
+    """
     digest = hashlib.sha256(f"{bench.task.name} {bench.task.metric.name}".encode())
     digest.update(str(outputs_of(bench.task)).encode())
+    whole = True
     for split in (bench.data.train, bench.data.validation):
         for array in (split.inputs, split.targets):
             digest.update(f"{array.shape} {array.dtype}".encode())
@@ -274,33 +281,36 @@ def _key(bench: Workbench, teacher: Teacher) -> str:
         source = teacher.program
         digest.update(checksum(source / "manifest.json" if source.is_dir() else source).encode())
     else:
-        prepared = bench.prepared(teacher.candidate)
-        key = jax.random.key(0)
-        shapes = prepared.params, prepared.state, prepared.features.shape(2)
-        _hash_program(digest, prepared.model.init, key)
-        _hash_program(digest, prepared.model.apply, *shapes, key)
-        _hash_program(digest, prepared.model.predict, *shapes)
-        targets = bench.data.train.targets
-        batch = jax.ShapeDtypeStruct((2, *targets.shape[1:]), targets.dtype)
-        _hash_program(digest, bench.task.loss, prepared.outputs, batch)
-        made = [dict(teacher.candidate), teacher.seed]
+        for described in _programs(bench, teacher):
+            digest.update(described.words.encode())
+            whole = whole and not described.unseen
+        made = [bench.config(teacher.candidate), dict(teacher.candidate), teacher.seed]
         digest.update(json.dumps(made, sort_keys=True).encode())
         if teacher.checkpoint is not None:
             for file in sorted(p for p in [teacher.checkpoint, *teacher.checkpoint.rglob("*")]):
                 if file.is_file():
                     digest.update(checksum(file).encode())
     digest.update(json.dumps(versions(), sort_keys=True).encode())
-    return digest.hexdigest()[:32]
+    return digest.hexdigest()[:32], whole
 
 
-def _hash_program(digest: Any, function: Callable[..., Any], *shapes: Any) -> None:
-    """Add a function's traced program, and the arrays that it holds."""
-    closed = jax.make_jaxpr(function)(*shapes)
-    digest.update(str(closed).encode())
-    for held in closed.consts:
-        random = jnp.issubdtype(jnp.result_type(held), jax.dtypes.prng_key)
-        plain = jax.random.key_data(held) if random else held
-        digest.update(np.asarray(plain, order="C").tobytes())
+def _programs(bench: Workbench, teacher: Teacher) -> Iterator[Description]:
+    """All that a teacher's model and the task's loss do, from the teacher's own numbers."""
+    prepared, model = bench.prepared(teacher.candidate), bench.model(teacher.candidate)
+    key = jax.random.key(0)
+    shapes = dict(model.params), dict(model.state), prepared.features.shape(2)
+    targets = bench.data.train.targets
+    batch = jax.ShapeDtypeStruct((2, *targets.shape[1:]), targets.dtype)
+    for function, given in (
+        (model.init, (key,)),
+        (model.apply, (*shapes, key)),
+        (model.predict, shapes),
+        (bench.task.loss, (prepared.outputs, batch)),
+    ):
+        closed, results = jax.make_jaxpr(function, return_shape=True)(*given)
+        trees = jax.tree.structure(given), jax.tree.structure(results)
+        yield Description(words=f"{trees}")
+        yield describe(closed)
 
 
 def _save(path: Path, lesson: Lesson) -> None:

@@ -61,6 +61,8 @@ class Compiler:
         return self._known.get((key, fingerprint, with_text), make)
 
     def _fingerprint(self, program: PortableProgram) -> str:
+        if program.graph is None:
+            return program.fingerprint
         return self._fingerprints.get(program.graph, lambda: self.store.fingerprint(program))
 
     def compile_all(

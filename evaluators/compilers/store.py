@@ -55,7 +55,12 @@ class Store:
         return self._path(key, fingerprint).is_file()
 
     def fingerprint(self, program: PortableProgram) -> str:
-        """A program's fingerprint, which is noted for its graph: lowering takes longer."""
+        """A program's fingerprint, which is noted for its graph: lowering takes longer.
+
+        There is no note where a part of the graph cannot be seen.
+        """
+        if program.graph is None:
+            return program.fingerprint
         path = self._folder / "graphs" / program.graph
         noted = _text_of(path)
         if _FINGERPRINT.fullmatch(noted):
