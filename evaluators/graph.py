@@ -13,7 +13,7 @@ import hashlib
 import types
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeGuard
 
 import jax
 import jax.numpy as jnp
@@ -90,7 +90,7 @@ def graph_key(closed: ClosedJaxpr, *, derivatives: bool = True) -> str | None:
     return hashlib.sha256(about.encode()).hexdigest()[:24]
 
 
-def is_number(var: Any) -> bool:
+def is_number(var: Any) -> TypeGuard[Constant]:
     """Whether an operand is a constant floating-point scalar."""
     return (
         isinstance(var, Constant)

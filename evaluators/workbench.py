@@ -240,18 +240,19 @@ class Workbench:
             own = self._lifted(config, example)
             key = key if own is None else own.key
         key += features.form
-        traced = self._traced.get(
-            key, lambda: self._trace(key, build_model(self.task, config, example), example)
-        )
+        traced = self._traced.get(key, lambda: self._trace(key, config, example))
         if own is None:
             return traced
         return partial(traced, init=own.init, apply=own.apply, numbers=own.numbers)
 
     def _trace(
-        self, key: str, model: Model, example: jax.ShapeDtypeStruct
+        self, key: str, config: Mapping[str, Any], example: jax.ShapeDtypeStruct
     ) -> Callable[..., Prepared]:
+        model = build_model(self.task, config, example)
         params, state = dict(model.params), dict(model.state)
-        outputs = jax.eval_shape(model.predict, params, state, example)
+        closed, outputs = jax.make_jaxpr(model.predict, return_shape=True)(params, state, example)
+        if any(isinstance(held, jax.core.Tracer) for held in closed.consts):
+            model = build_model(self.task, config, example, eager=True)
         if not isinstance(outputs, jax.ShapeDtypeStruct) or outputs.shape[:1] != (2,):
             raise UsageError(
                 f"the model of task {self.task.name!r} must return one array with the batch "

@@ -136,7 +136,7 @@ def make_lesson(bench: Workbench, teacher: Teacher) -> Lesson:
     Raises:
         UsageError: the teacher's training failed, or its program does.
     """
-    key, whole = _key(bench, teacher)
+    key, whole = lesson_key(bench, teacher)
     place = cache_folder() / "teachers" / f"{key}.safetensors"
     kept = _load(place, key) if whole else None
     if kept is not None:
@@ -263,7 +263,7 @@ def _program(path: Path, inputs: jax.ShapeDtypeStruct) -> tuple[Any, tuple[int, 
     return call, tuple(exported.out_avals[0].shape[1:])
 
 
-def _key(bench: Workbench, teacher: Teacher) -> tuple[str, bool]:
+def lesson_key(bench: Workbench, teacher: Teacher) -> tuple[str, bool]:
     """A hash of the training examples, the teacher, its model's program, and the versions.
 
     Returns:

@@ -8,6 +8,7 @@ updates (batch statistics).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import flax.linen as linen
@@ -22,13 +23,17 @@ from paretax.tasks.pure import Arrays, Model, Paths, check_dtypes, whole_numbers
 from paretax.tasks.task import Task, call_build
 
 
-def build_model(task: Task, config: Mapping[str, Any], example: jax.ShapeDtypeStruct) -> Model:
-    """The model of a candidate in its pure form. Nothing is computed yet.
+def build_model(
+    task: Task, config: Mapping[str, Any], example: jax.ShapeDtypeStruct, *, eager: bool = False
+) -> Model:
+    """The model of a candidate in its pure form. None of its parameters is computed yet.
 
     Args:
         task: whose `build` is called.
         config: what `build` reads, defaults filled in.
         example: shape and dtype of a batch of inputs.
+        eager: whether arrays that need no random numbers are computed as the module is built: a
+            layer of a `flax.nnx` module may be a function that uses one from around it.
 
     Raises:
         UsageError: `build` returned something that is no model, or one with arrays of a dtype that
@@ -36,8 +41,12 @@ def build_model(task: Task, config: Mapping[str, Any], example: jax.ShapeDtypeSt
     """
     built: list[Any] = []
 
+    def call(key: jax.Array) -> Any:
+        with jax.ensure_compile_time_eval() if eager else nullcontext():
+            return call_build(task.build, config, nnx.Rngs(key), example)
+
     def make(key: jax.Array) -> Any:
-        model = call_build(task.build, config, nnx.Rngs(key), example)
+        model = call(key)
         if isinstance(model, nnx.Module):
             graphs, parts = split_module(model)
             built.append(graphs)
@@ -47,10 +56,10 @@ def build_model(task: Task, config: Mapping[str, Any], example: jax.ShapeDtypeSt
 
     parts = jax.eval_shape(make, jax.random.key(0))
     model = built[0]
+    if isinstance(model, linen.Module | tuple):  # again, so that arrays around it are arrays
+        model = call(jax.random.key(0))
     if isinstance(model, Graphs):
-        found = from_nnx(
-            lambda key: call_build(task.build, config, nnx.Rngs(key), example), model, parts
-        )
+        found = from_nnx(call, model, parts)
     elif isinstance(model, linen.Module):
         found = from_linen(model, example)
     elif isinstance(model, tuple) and len(model) == 2 and all(callable(f) for f in model):

@@ -21,7 +21,7 @@ from paretax.evaluators.graph import graph_key
 X = jax.ShapeDtypeStruct((4, 8), jnp.float32)
 
 
-def key(function: Callable[..., Any], *args: Any) -> str:
+def key(function: Callable[..., Any], *args: Any) -> str | None:
     return graph_key(jax.make_jaxpr(function)(*(args or (X,))))
 
 
