@@ -217,7 +217,7 @@ def simulate(
         w = jnp.where(given["whole_weights"], w_codes, weight)
         w_step = jnp.where(given["whole_weights"], step, 1.0)
         if product.site.kind == "embedding":
-            y = product.run(x, w, jnp.float32) * product.spread(w_step)
+            y = product.bare(x, w, jnp.float32) * product.spread(w_step)
             return y.astype(product.dtype), None
         exact = x.astype(jnp.float32)
         x_codes = codes(exact, given["input_step"], given["input_limit"])
@@ -319,8 +319,9 @@ def deploy(
         weight = given["weight"]
         if not treatment.quantized:
             return float_product(product, x, given, treatment.precision), None
+        step = given.get("weight_step", jnp.ones((1,) * weight.ndim, jnp.float32))
         if product.site.kind == "embedding":
-            y = product.run(x, weight, jnp.float32) * product.spread(given["weight_step"])
+            y = product.bare(x, weight, jnp.float32) * product.spread(step)
             return y.astype(product.dtype), None
         values, dtype = x, jnp.float32
         if treatment.inputs_quantized:
@@ -330,8 +331,6 @@ def deploy(
         else:
             values = values.astype(operand_dtype(x.dtype))
             weight = weight.astype(operand_dtype(product.weight_dtype))
-        ones = jnp.ones((1,) * weight.ndim, jnp.float32)
-        step = given.get("weight_step", ones)
         y = scaled_product(product, values, weight, step, given.get("input_step", 1.0), dtype)
         return y.astype(product.dtype), None
 

@@ -17,7 +17,7 @@ from jax.extend.core import Literal as Constant
 
 from paretax.spaces.axes import Atoms, Axes
 from paretax.spaces.axis_rules import RULES, Ties, Use, opaque, shape_of
-from paretax.spaces.sites import Arrays, Predict, called_jaxpr
+from paretax.spaces.sites import Arrays, Predict, called_jaxpr, needed
 
 _AS_IT_IS = frozenset({"convert_element_type", "copy", "copy_p", "stop_gradient", "transpose"})
 
@@ -106,7 +106,7 @@ class _Walk:
     ) -> tuple[Frame, list[Axes], list[str | None]]:
         """Frame, axes of the results, and which parameter each result is."""
         jaxpr = closed.jaxpr
-        frame = Frame(jaxpr=jaxpr, eqns=_needed(jaxpr), consts=closed.consts)
+        frame = Frame(jaxpr=jaxpr, eqns=needed(jaxpr), consts=closed.consts)
         for var in jaxpr.constvars:
             frame.axes[var] = self.atoms.new(shape_of(var), "a constant of the model has it")
         frame.axes.update(zip(jaxpr.invars, given, strict=True))
@@ -135,17 +135,3 @@ class _Walk:
         if isinstance(var, Constant):
             return self.atoms.new(shape_of(var), "a constant of the model has it")
         return frame.axes[var]
-
-
-def _needed(jaxpr: Jaxpr) -> list[JaxprEqn]:
-    """The equations without those whose results nobody reads, such as a value taken for its shape.
-
-    They would tie axes for nothing.
-    """
-    read = {var for var in jaxpr.outvars if isinstance(var, Var)}
-    kept = []
-    for eqn in reversed(jaxpr.eqns):
-        if eqn.effects or not read.isdisjoint(eqn.outvars):
-            kept.append(eqn)
-            read.update(var for var in eqn.invars if isinstance(var, Var))
-    return kept[::-1]

@@ -70,7 +70,7 @@ def _float8_product(product: Product, x: jax.Array, given: Mapping[str, Any]) ->
     if weight.dtype != format_of("float8"):
         weight = to_float8(weight, step)
     if product.site.kind == "embedding":
-        rows: jax.Array = product.run(x, weight, jnp.float32) * product.spread(step)
+        rows: jax.Array = product.bare(x, weight, jnp.float32) * product.spread(step)
         return rows
     x = to_float8(x, given["input_step"])
     return scaled_product(product, x, weight, step, given["input_step"], jnp.float32)
@@ -91,12 +91,12 @@ def scaled_product(
     axis = product.site.inner_axis
     groups = step.shape[axis]
     if axis not in product.site.axes or groups == 1:
-        y = product.run(x, weight, dtype).astype(jnp.float32)
+        y = product.bare(x, weight, dtype).astype(jnp.float32)
         whole: jax.Array = y * (product.spread(step) * x_step)
         return whole
     total = jnp.zeros((), jnp.float32)
     parts = jnp.split(x, groups, product.inputs_axis(axis)), jnp.split(weight, groups, axis)
     for part_x, part_w, part_step in zip(*parts, jnp.split(step, groups, axis), strict=True):
-        y = product.run(part_x, part_w, dtype).astype(jnp.float32)
+        y = product.bare(part_x, part_w, dtype).astype(jnp.float32)
         total = total + y * (product.spread(part_step) * x_step)
     return total

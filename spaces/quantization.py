@@ -110,9 +110,9 @@ def group_length(site: Site, scales: str, group_size: int) -> int | None:
     """How many neighbouring inputs share a scale; None where all inputs of a channel do.
 
     Sites whose number of inputs the group size does not divide keep one scale a channel, as do
-    embeddings, and convolutions in feature groups.
+    embeddings, convolutions in feature groups, and weights whose inputs are no axis of their own.
     """
-    if scales != "group" or site.kind == "embedding" or site.grouped:
+    if scales != "group" or site.kind == "embedding" or site.grouped or not site.whole:
         return None
     length = site.shape[site.inner_axis]
     return group_size if length > group_size and length % group_size == 0 else None
