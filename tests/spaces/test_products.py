@@ -40,7 +40,7 @@ def scaled(product: Product, x: jax.Array, weight: jax.Array) -> tuple[jax.Array
     """The product by smaller weights, made up for channel by channel."""
     shape = [1 if i in product.site.axes else n for i, n in enumerate(product.site.shape)]
     factors = 1.0 + jnp.arange(product.site.channels, dtype=jnp.float32).reshape(shape)
-    y = product.run(x, weight / factors, product.dtype)
+    y = product.bare(x, weight / factors, product.dtype)
     return (y * product.spread(factors)).astype(product.dtype), None
 
 
@@ -330,6 +330,11 @@ FOUND: dict[str, Function] = {
     "used twice in one way": lambda p, x: jnp.sin(x @ p["u"]) @ p["u"] @ p["w"],
     "cast": lambda p, x: (x @ p["u"].astype(jnp.bfloat16).astype(jnp.float32)) @ p["w"],
     "looked up": lambda p, x: p["u"][jnp.arange(3)] @ p["w"],
+    "tied": lambda p, x: (x @ p["u"]) @ p["u"].T @ p["w"],
+    "tied by contraction": lambda p, x: jnp.einsum("bo,io->bi", x @ p["u"], p["u"]) @ p["w"],
+    "tied to a look-up": lambda p, x: p["u"][jnp.arange(3)] @ p["w"] @ p["u"].T,
+    "times a number": lambda p, x: x @ (2 * p["u"]) @ p["w"],
+    "a column": lambda p, x: x[:, :1] @ p["u"][:, 1:2].T @ p["w"],
     "looked up past the end": lambda p, x: jnp.nan_to_num(p["u"][jnp.array([0, 9])]) @ p["w"],
     "in a scan": lambda p, x: (
         jax.lax.scan(lambda c, row: (c + row @ p["u"], None), jnp.zeros(4), x)[0] @ p["w"]
@@ -409,13 +414,12 @@ def test_layouts_of_convolutions(numbers: Any, x: Any, w: Any) -> None:
 
 
 NOT_FOUND: dict[str, Function] = {
-    "tied": lambda p, x: (x @ p["u"]) @ p["u"].T @ p["w"],
-    "tied by contraction": lambda p, x: jnp.einsum("bo,io->bi", x @ p["u"], p["u"]) @ p["w"],
-    "tied to a look-up": lambda p, x: p["u"][jnp.arange(3)] @ p["w"] @ p["u"].T,
     "also added": lambda p, x: (x @ p["u"]) @ p["w"] + p["u"].sum(),
     "also returned": lambda p, x: ((x @ p["u"]) @ p["w"], p["u"]),
     "columns looked up": lambda p, x: p["u"][:, jnp.arange(3)].T @ p["w"],
-    "changed first": lambda p, x: x @ (2 * p["u"]) @ p["w"],
+    "changed first": lambda p, x: x @ (2 + p["u"]) @ p["w"],
+    "multiplied by more than a number": lambda p, x: x @ (jnp.arange(4.0) * p["u"]) @ p["w"],
+    "normalised": lambda p, x: x @ (p["u"] / jnp.linalg.norm(p["u"])) @ p["w"],
     "rounded first": lambda p, x: x @ p["u"].astype(jnp.int32).astype(jnp.float32) @ p["w"],
     "cast and added": lambda p, x: x @ p["u"] @ p["w"] + p["u"].astype(jnp.float16)[0],
     "carried": lambda p, x: jax.lax.scan(lambda c, row: (2 * c, row @ c), p["u"], x)[1] @ p["w"],

@@ -251,12 +251,7 @@ IN_SCANS: dict[str, Function] = {
     "added as well": lambda p, x: over(lambda c, w: c @ w + w, x, p["s"]),
     "given back": lambda p, x: jax.lax.scan(lambda c, w: (c @ w, w), x, p["s"]),
     "a product of two": lambda p, x: over(lambda c, w: c @ (w @ p["u"]), x, p["s"]),
-    "sliced and closed over": lambda p, x: over(lambda c, w: c @ w @ p["s"][0], x, p["s"]),
     "whole in the body": lambda p, x: over(lambda c, w: c @ w + p["s"].sum(), x, p["s"]),
-    "sliced by hand": lambda p, x: over(lambda c, i: c @ p["s"][i], x, jnp.arange(3)),
-    "sliced in one, not in another": lambda p, x: (
-        over(lambda c, w: c @ w, x, p["s"]) @ p["s"].reshape(-1, 4)[:4]
-    ),
     "a while loop": lambda p, x: jax.lax.while_loop(
         lambda c: c[0, 0] < 1e3, lambda c: c @ p["u"], x
     ),
@@ -264,6 +259,19 @@ IN_SCANS: dict[str, Function] = {
         0, x.astype(int)[0, 0], lambda _, c: c @ p["u"], x
     ),
 }
+
+
+MIXED: dict[str, Function] = {
+    "sliced and closed over": lambda p, x: over(lambda c, w: c @ w @ p["s"][0], x, p["s"]),
+    "sliced by hand": lambda p, x: over(lambda c, i: c @ p["s"][i], x, jnp.arange(3)),
+    "sliced in one, not in another": lambda p, x: over(lambda c, w: c @ w, x, p["s"]) @ p["s"][1],
+}
+
+
+@pytest.mark.parametrize("how", MIXED)
+def test_a_stack_that_is_not_only_sliced_by_scans_is_one_site(how: str) -> None:
+    sites = found(MIXED[how], {"s": ones(3, 4, 4)}, ones(4, 4))
+    assert [(s.axes, s.stack, s.shape) for s in sites.values()] == [((1,), 0, (3, 4, 4))]
 
 
 @pytest.mark.parametrize("how", IN_SCANS)
@@ -295,8 +303,6 @@ OTHER_LOOK_UPS: dict[str, Function] = {
     "columns": lambda p, x: jnp.take(p["e"], x, axis=1),
     "single numbers": lambda p, x: p["e"][x, x],
     "parts of rows": lambda p, x: p["e"][x, :2],
-    "tied to the outputs": lambda p, x: p["e"][x] @ p["e"].T,
-    "tied by contraction": lambda p, x: jnp.einsum("btd,vd->btv", p["e"][x], p["e"]),
     "as indices": lambda p, x: jnp.arange(9)[p["e"].astype(int)] + x[0, 0],
 }
 
@@ -314,16 +320,31 @@ def test_embeddings_of_flax(example: Callable[[str], Example], api: str) -> None
     assert [s.kind for s in sites.values()] == ["embedding", *["dot"] * 5]
 
 
-def test_a_tied_embedding_of_flax_is_none() -> None:
-    """Its look-up and the product at the end go along different axes."""
+TIED: dict[str, Function] = {
+    "transposed": lambda p, x: p["e"][x] @ p["e"].T,
+    "by contraction": lambda p, x: jnp.einsum("btd,vd->btv", p["e"][x], p["e"]),
+    "before": lambda p, x: p["e"][(p["e"] @ jnp.ones(6)).astype(int)[x]],
+}
 
+
+@pytest.mark.parametrize("how", TIED)
+def test_a_table_that_is_also_multiplied_is_one_site(how: str) -> None:
+    """Its scales are those of its rows, which a look-up takes along."""
+    (table,) = found(TIED[how], {"e": ones(4, 6)}, TOKENS).values()
+    assert (table.kind, table.axes, table.whole) == ("dot", (1,), False)
+
+
+def test_a_tied_embedding_of_flax_is_one_site() -> None:
     def predict(p: Any, x: Any) -> Any:
         embed = nnx.Embed(11, 6, rngs=nnx.Rngs(0))
         embed.embedding = nnx.Param(p["embedding"])
         return embed.attend(embed(x) @ p["w"])
 
-    params = {"embedding": ones(11, 6), "w": ones(6, 6)}
-    assert list(found(predict, params, TOKENS)) == ["w"]
+    sites = found(predict, {"embedding": ones(11, 6), "w": ones(6, 6)}, TOKENS)
+    assert sites == {
+        "embedding": site("embedding", "dot", (11, 6), (1,), 3 * 11 * 6, whole=False),
+        "w": site("w", "dot", (6, 6), (0,), 3 * 36),
+    }
 
 
 # What is none -------------------------------------------------------------------------------------

@@ -190,13 +190,12 @@ CASES: dict[str, Case] = {
     "joined with what is no weight": several(
         1, (2, 6), lambda p, x: x @ jnp.concatenate([p["w0"], jnp.ones((2, 6))]), (5, 4), (0,), 12
     ),
-    "joined and cut again": several(
-        3,
-        (4, 6),
-        lambda p, x: x @ jnp.concatenate([p["w0"], p["w1"], p["w2"]], 1)[:, 2:16],
-        (5, 4),
-        (0,),
-        24,
+    "joined and cut again": Case(
+        weights={"w0": (4, 6), "w1": (4, 6), "w2": (4, 6)},
+        run=lambda p, x: x @ jnp.concatenate([p["w0"], p["w1"], p["w2"]], 1)[:, 2:16],
+        x=(5, 4),
+        axes={"w0": (0,), "w1": (0,), "w2": (0,)},
+        adds={"w0": 16, "w1": 24, "w2": 16},
     ),
     "joined, transposed and reshaped": several(
         2,
@@ -256,7 +255,7 @@ CASES: dict[str, Case] = {
         24,
     ),
     "used as it is and transposed": one(
-        (4, 4), lambda p, x: x @ p["w"] + x @ p["w"].T, (5, 4), (0, 1), 32
+        (4, 4), lambda p, x: x @ p["w"] + x @ p["w"].T, (5, 4), (1, 0), 32
     ),
     "sliced by a loop and used whole": one(
         (3, 4, 6),
@@ -337,4 +336,5 @@ def test_the_deployed_program_computes_what_was_simulated(
     found, plain = programs.deployed(recipe), CASES[how].run(programs.params, programs.inputs)
     np.testing.assert_array_equal(found, programs.simulated(recipe))
     assert not np.array_equal(found, plain)
-    close(found, plain, rtol=0.6, atol=0.6 * float(np.abs(plain).max()))
+    if technique == "w8a8":
+        close(found, plain, atol=0.03 * float(np.abs(plain).max()))
