@@ -246,11 +246,11 @@ def _places(eqn: JaxprEqn, weight: int, axis: int) -> tuple[int | None, int | No
             at_place = list(pairs[weight]).index(axis)
             return int(pairs[1 - weight][at_place]), at_place if kept else None
     taken = (*contracted[weight], *batch[weight])
-    free = [i for i in range(len(eqn.invars[weight].aval.shape)) if i not in taken]
+    operands: Any = [var.aval for var in eqn.invars]
+    free = [i for i in range(len(operands[weight].shape)) if i not in taken]
     before = len(batch[weight])
     if weight == 1:
-        inputs: Any = eqn.invars[0].aval
-        before += len(inputs.shape) - len(contracted[0]) - len(batch[0])
+        before += len(operands[0].shape) - len(contracted[0]) - len(batch[0])
     return None, before + free.index(axis)
 
 

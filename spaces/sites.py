@@ -408,7 +408,7 @@ def _multiply_adds(eqn: JaxprEqn, operand: int, view: View) -> int:
     if _PRODUCTS[eqn.primitive.name] == "embedding":
         return 0
     axes, _ = summed_axes(eqn, operand)
-    total = math.prod(result.shape) * math.prod(whole.shape[i] for i in axes)
+    total: int = math.prod(result.shape) * math.prod(whole.shape[i] for i in axes)
     return total // max(1, math.prod(whole.shape)) * math.prod(view.shape)
 
 

@@ -447,13 +447,17 @@ def _joined(eqn: JaxprEqn, held: Sequence[Held | None], given: Sequence[Any]) ->
     axis = eqn.params["axis" if new else "dimension"]
     parts = []
     for var, one, value in zip(eqn.invars, held, given, strict=True):
-        part = View.of(None, tuple(var.aval.shape), value) if one is None else one
+        part = View.of(None, _shape(var), value) if one is None else one
         if new:
             shape = part.shape
             places = [i if i < axis else i + 1 for i in range(len(shape))]
             part = broadcast(part, (*shape[:axis], 1, *shape[axis:]), places)
         parts.append(part)
     return Joined(axis=axis, parts=tuple(parts)) if len(parts) > 1 else parts[0]
+
+
+def _shape(var: Any) -> Shape:
+    return tuple(var.aval.shape)
 
 
 def _multiplied(
@@ -468,9 +472,9 @@ def _multiplied(
     if name == "neg":
         return [_each(weight, lambda view: _by(view, jnp.negative))]
     other = 1 - which
-    if held[other] is not None or math.prod(eqn.invars[other].aval.shape) != 1:
+    if held[other] is not None or math.prod(_shape(eqn.invars[other])) != 1:
         return None
-    if tuple(eqn.outvars[0].aval.shape) != weight.shape:
+    if _shape(eqn.outvars[0]) != weight.shape:
         return None
 
     def factor(array: jax.Array) -> jax.Array:
