@@ -28,12 +28,12 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> None:
         def noting(product: Product, x: Any, given: Any) -> Any:
             seen = []
 
-            def run(inputs: Any, weight: Any, dtype: Any) -> Any:
-                y = product.run(inputs, weight, dtype)
+            def bare(inputs: Any, weight: Any, dtype: Any) -> Any:
+                y = product.bare(inputs, weight, dtype)
                 seen.append({"inputs": inputs, "weight": weight, "product": y})
                 return y
 
-            return handler(replace(product, run=run), x, given)[0], tuple(seen)
+            return handler(replace(product, bare=bare), x, given)[0], tuple(seen)
 
         replaced = replace_products(function, sites, noting, lambda one, other: (*one, *other))
         return lambda *args: (replaced(*args), None)
