@@ -409,7 +409,8 @@ def _multiply_adds(eqn: JaxprEqn, operand: int, view: View) -> int:
         return 0
     axes, _ = summed_axes(eqn, operand)
     total: int = math.prod(result.shape) * math.prod(whole.shape[i] for i in axes)
-    return total // max(1, math.prod(whole.shape)) * math.prod(view.shape)
+    share: int = total // max(1, math.prod(whole.shape)) * math.prod(view.shape)
+    return share
 
 
 def _dtypes(eqn: JaxprEqn, kind: Kind) -> frozenset[str]:
