@@ -6,7 +6,7 @@ DEMO   ?= runs/demo
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: setup demo test lint format clean
+.PHONY: setup demo test test-jax lint format clean
 
 setup: $(VENV)/.dev
 
@@ -36,6 +36,10 @@ demo: $(VENV)/.user
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest -m slow
 	$(BIN)/python -m pytest -m "not slow" -n auto --dist loadfile
+
+# What depends on the release of JAX: CI runs it with the newest and the oldest that are supported.
+test-jax: $(VENV)/.dev
+	$(BIN)/python -m pytest -m "jax and not slow" -n auto --dist loadfile
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .

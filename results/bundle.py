@@ -17,6 +17,7 @@ from safetensors.numpy import load_file
 
 from paretax.errors import UsageError
 from paretax.evaluators.accuracy import in_chunks
+from paretax.results.releases import read_program
 from paretax.spaces.storage import Layout, unpack
 
 FORMAT = 2
@@ -120,12 +121,13 @@ def load_bundle(folder: Path) -> Bundle:
     """A bundle, ready to be called; its files are checked first.
 
     Raises:
-        UsageError: the folder is no bundle.
+        UsageError: the folder is no bundle, or one of a JAX whose programs are not read here.
         BrokenBundleError: a file is missing or has changed, or the manifest does not fit the files.
     """
     manifest = read_manifest(folder)
     check_files(folder, manifest)
-    program = jax_export.deserialize(bytearray((folder / PROGRAM).read_bytes()))
+    content = (folder / PROGRAM).read_bytes()
+    program = read_program(content, str(folder), manifest.get("versions", {}))
     try:
         arrays = _arrays(load_file(folder / WEIGHTS), manifest["weights"])
     except (ArithmeticError, KeyError, TypeError, ValueError) as error:

@@ -10,6 +10,7 @@ import numpy as np
 from paretax.errors import UsageError
 from paretax.evaluators import AccuracyEvaluator, Reason, Workbench
 from paretax.results.fingerprint import check_fingerprint, fingerprint
+from paretax.results.releases import both_jaxlibs
 from paretax.results.run import Run, load_weights
 from paretax.results.teaching import run_lesson
 from paretax.results.trial import Trial
@@ -108,8 +109,10 @@ def trained_weights(run: Run, trial: Trial, bench: Workbench) -> dict[str, np.nd
         return kept
     again = reproduce(run, trial, bench)
     if not again.equal or again.weights is None:
+        why = both_jaxlibs(run.header["versions"])
         raise NotReproducedError(
             f"trial {trial.number} scored {again.recorded} in the run and {again.again} now: "
             "its weights were not kept, and this machine or these versions train it otherwise"
+            f"{why and f' ({why}: export it there)'}"
         )
     return again.weights

@@ -19,7 +19,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax import export as jax_export
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
@@ -31,6 +30,7 @@ from paretax.evaluators.lanes import DivergedError
 from paretax.evaluators.runtime import cache_folder, versions
 from paretax.results.bundle import checksum, load_bundle
 from paretax.results.checkpoints import load_checkpoint
+from paretax.results.releases import read_program
 from paretax.spaces import SETTINGS, check_space, parse_space
 from paretax.tasks.outputs import outputs_of
 
@@ -233,7 +233,9 @@ def _program(path: Path, inputs: jax.ShapeDtypeStruct) -> tuple[Any, tuple[int, 
         exported = call.program
     else:
         try:
-            exported = jax_export.deserialize(bytearray(path.read_bytes()))
+            exported = read_program(path.read_bytes(), str(path), {})
+        except UsageError:
+            raise
         except Exception as error:
             raise UsageError(
                 f"{str(path)!r} is neither a bundle nor a program that jax.export wrote: {error}"

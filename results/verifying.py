@@ -9,6 +9,7 @@ from pathlib import Path
 from paretax.evaluators import Workbench
 from paretax.evaluators.scoring import metric_of
 from paretax.results.bundle import BrokenBundleError, load_bundle, stored_size
+from paretax.results.releases import TOLERANCE, both_jaxlibs, same_score
 from paretax.tasks import load_task
 
 
@@ -22,6 +23,7 @@ class Verification:
         value: of the test split, through the exported program.
         examples: in the test split.
         size: bytes of the stored arrays.
+        note: that another jaxlib is here, and how far the score may be off then; or empty.
     """
 
     files: int
@@ -29,6 +31,7 @@ class Verification:
     value: float
     examples: int
     size: int
+    note: str = ""
 
 
 def verify_bundle(folder: Path, search_path: Iterable[Path] = ()) -> Verification:
@@ -40,7 +43,8 @@ def verify_bundle(folder: Path, search_path: Iterable[Path] = ()) -> Verificatio
 
     Raises:
         UsageError: the folder is no bundle, or its task cannot be loaded.
-        BrokenBundleError: a checksum, the shape of the inputs, the size or the score is off.
+        BrokenBundleError: a checksum, the shape of the inputs, the size or the score is off; the
+            score by more than `TOLERANCE` where another jaxlib wrote the bundle.
     """
     bundle = load_bundle(folder)
     manifest = bundle.manifest
@@ -60,11 +64,15 @@ def verify_bundle(folder: Path, search_path: Iterable[Path] = ()) -> Verificatio
         )
     outputs = bundle(test.inputs)
     value = metric_of(bench.task, outputs, test.targets)
-    recorded = manifest["test"]
-    if value != recorded["value"] or len(test) != recorded["examples"]:
+    recorded, then = manifest["test"], manifest.get("versions", {})
+    note = both_jaxlibs(then)
+    note = note and f"{note}: the score may differ by {TOLERANCE:.0%}"
+    same = same_score(value, recorded["value"], then) and len(test) == recorded["examples"]
+    if not same:
         raise BrokenBundleError(
             f"{recorded['objective']} on the test split is {value} over {len(test)} examples, and "
             f"the manifest says {recorded['value']} over {recorded['examples']}"
+            f"{note and f' ({note})'}"
         )
     return Verification(
         files=len(manifest["checksums"]),
@@ -72,4 +80,5 @@ def verify_bundle(folder: Path, search_path: Iterable[Path] = ()) -> Verificatio
         value=value,
         examples=len(test),
         size=size,
+        note=note,
     )

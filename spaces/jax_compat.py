@@ -5,12 +5,18 @@ Each difference is told by what is there, not by a version's number.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
 import jax
+from jax.export import Exported
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn
+from jax.extend.mlir.dialects import stablehlo
+
+Release = tuple[int, int, int]
+_WRITTEN = re.compile(rb"ML\xefR.StableHLO_v(\d+\.\d+\.\d+)\0", re.DOTALL)
 
 
 def scan_counts(eqn: JaxprEqn) -> tuple[int, int]:
@@ -51,3 +57,21 @@ def xla_takes(option: str, value: Any) -> bool:
             return False
         raise
     return True
+
+
+def stablehlo_of(program: Exported) -> Release:
+    """The release of StableHLO that an exported program is written in."""
+    found = _WRITTEN.match(program.mlir_module_serialized)
+    if found is None:
+        raise ValueError("it does not begin with the release of StableHLO that it is written in")
+    return _release(found.group(1).decode())
+
+
+def newest_stablehlo() -> Release:
+    """The newest release of StableHLO that JAX here reads."""
+    return _release(stablehlo.get_current_version())
+
+
+def _release(text: str) -> Release:
+    major, minor, patch = map(int, text.split("."))
+    return major, minor, patch

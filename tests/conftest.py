@@ -8,6 +8,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import flax.linen as linen
@@ -257,3 +258,54 @@ def net(request: pytest.FixtureRequest) -> Net:
     """A model of each kind."""
     found: Net = request.getfixturevalue(f"{request.param}_net")
     return found
+
+
+# The lines of JAX ---------------------------------------------------------------------------------
+
+_ANY_JAX = (  # files and folders that neither trace, compile and export nor read what JAX wrote
+    "cli",
+    "evaluators/compilers/test_hlo.py",
+    "evaluators/latency_model",
+    "evaluators/test_cache.py",
+    "evaluators/test_measurement.py",
+    "evaluators/test_objectives.py",
+    "evaluators/test_systolic.py",
+    "evaluators/test_timing.py",
+    "hardware_profiles",
+    "results/test_leaderboard.py",
+    "results/test_pareto.py",
+    "results/test_report.py",
+    "results/test_selection.py",
+    "search/test_config.py",
+    "search/test_dealing.py",
+    "search/test_nsga2.py",
+    "search/test_rungs.py",
+    "search/test_samplers.py",
+    "search/test_standing.py",
+    "spaces/test_conditions.py",
+    "spaces/test_dimensions.py",
+    "spaces/test_operators.py",
+    "spaces/test_parameters.py",
+    "spaces/test_parsing.py",
+    "spaces/test_preprocessing_parity.py",
+    "spaces/test_recipe.py",
+    "spaces/test_rules.py",
+    "spaces/test_schedule.py",
+    "spaces/test_signature.py",
+    "spaces/test_space.py",
+    "spaces/test_training.py",
+    "tasks/test_loading.py",
+    "tasks/test_splitting.py",
+    "tasks/test_task.py",
+    "test_docs.py",
+    "test_packaging.py",
+)
+
+
+def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
+    """Mark what CI runs with both lines of JAX: all that is not listed, so that new tests are."""
+    here = Path(__file__).parent
+    for item in items:
+        place = item.path.relative_to(here)
+        if not any(place.is_relative_to(listed) for listed in _ANY_JAX):
+            item.add_marker(pytest.mark.jax)

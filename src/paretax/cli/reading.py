@@ -103,7 +103,7 @@ def verify(
     print(
         f"verified {bundle}: {found.files} files match their checksums; {found.metric} "
         f"{found.value:.4f} on {found.examples} test examples and {found.size} bytes of weights "
-        "are as the manifest says"
+        f"are as the manifest says{found.note and f' ({found.note})'}"
     )
 
 
