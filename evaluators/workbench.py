@@ -351,10 +351,12 @@ class Workbench:
         )
 
     def dense_bytes(self, prepared: Prepared) -> int:
-        """Stored bytes of a model as it is: in its own dtypes, with all of its weights."""
+        """Stored bytes of a model as it is: its own dtypes, all weights, and its preprocessing."""
         if "bytes" not in prepared.shared:
-            plain = Recipe.plain(prepared.sites)
-            shapes = deployed_shapes(plain, prepared.sites, prepared.params, prepared.state)
+            plain, pipeline = Recipe.plain(prepared.sites), prepared.features.pipeline
+            fitted = {} if pipeline is None else _shapes(pipeline.arrays)
+            state = {**prepared.state, **fitted}
+            shapes = deployed_shapes(plain, prepared.sites, prepared.params, state)
             prepared.shared["bytes"] = stored_bytes(prepared.sites, plain, shapes)
         return int(prepared.shared["bytes"])
 

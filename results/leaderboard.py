@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import textwrap
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -13,8 +14,10 @@ from tabulate import tabulate
 
 from paretax.evaluators import Objective, Provenance
 from paretax.results.agreement import model_agreement, parts_agreement
+from paretax.results.gains import baseline_trouble, gain_name, gains, untested
 from paretax.results.pareto import relative_hypervolume
 from paretax.results.run import Run
+from paretax.results.table import WIDTH, plain_table, width_of
 from paretax.results.trial import Trial
 from paretax.spaces.conditions import word
 
@@ -22,6 +25,8 @@ if TYPE_CHECKING:
     import pandas as pd  # takes half a second, which a worker need not spend
 
 Format = Literal["table", "markdown", "csv", "json"]
+_Part = Literal["figures", "parameters"]
+_PARTS: tuple[_Part, _Part] = ("figures", "parameters")
 FORMATS: tuple[Format, ...] = ("table", "markdown", "csv", "json")
 
 
@@ -29,37 +34,46 @@ def leaderboard(run: Run, target: str | None = None) -> pd.DataFrame:
     """The front of a target, a row a trial, best in the first objective first.
 
     Columns: `trial`; each objective, then `accuracy (test)` (the metric's name) where it was
-    scored; `smaller`, how many times less than the same model dense in float32; then the
-    parameters, NaN where one is inactive; `NAME (parameter)` where a figure has its name.
+    scored, and its gain over the baseline (see `gains`): `faster`, `smaller`, `accuracy gain`; then
+    the parameters, NaN where one is inactive; `NAME (parameter)` where a figure has its name.
     """
     import pandas as pd
 
     target = run.target(target)
-    objectives = run.objectives(target)
     front = run.front(target)
     if not front:
-        return pd.DataFrame(columns=["trial", *(o.name for o in objectives)])
-    figures = pd.DataFrame([_figures(trial, objectives) for trial in front])
-    rows = [dict(trial.candidate) for trial in front]
+        return pd.DataFrame(columns=["trial", *(o.name for o in run.objectives(target))])
+    return pd.concat(_frames(run, target, front), axis=1)
+
+
+def _frames(run: Run, target: str, trials: Sequence[Trial]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The figures of trials, and their parameters."""
+    import pandas as pd
+
+    figures = pd.DataFrame([_figures(run, target, trial) for trial in trials])
+    rows = [dict(trial.candidate) for trial in trials]
     choices = pd.DataFrame(rows)
     for name in choices:  # one column of numbers would make 1 and 1.0 one value
         if len({type(row[name]) for row in rows if name in row}) > 1:
             choices[name] = pd.Series([row.get(name, np.nan) for row in rows], dtype=object)
-    choices = choices[[name for name in run.header["config"]["space"] if name in choices]]
+    names = [*run.header["config"]["space"], *(n for t in trials for n in t.candidate)]
+    choices = choices[[name for name in dict.fromkeys(names) if name in choices]]
     taken = {name: f"{name} (parameter)" for name in choices if name in figures}
-    return pd.concat([figures, choices.rename(columns=taken)], axis=1)
+    return figures, choices.rename(columns=taken)
 
 
-def _figures(trial: Trial, objectives: Sequence[Objective]) -> dict[str, Any]:
+def _figures(run: Run, target: str, trial: Trial) -> dict[str, Any]:
     row: dict[str, Any] = {"trial": trial.number}
-    for objective in objectives:
-        row[objective.name] = trial.measured(objective).value
-        if trial.test is not None and trial.test.objective == objective.name:
-            row[f"{objective.name} (test)"] = trial.test.value
-    for m in trial.measurements:
-        if m.objective == "size":
-            row["smaller"] = m.detail["dense_float32"] / m.value
-    return row
+    found = gains(run, target, trial)
+    for objective in run.objectives(target):
+        name, gain = objective.name, gain_name(objective.name)
+        values = [m.value for m in trial.measurements if (m.objective, m.target) == objective.key]
+        row[name] = values[0] if values else math.nan
+        if trial.test is not None and trial.test.objective == name:
+            row[f"{name} (test)"] = trial.test.value
+        if gain in found:
+            row[gain] = found.pop(gain)
+    return {**row, **found}
 
 
 def render(run: Run, target: str | None, form: Format) -> str:
@@ -73,33 +87,82 @@ def render(run: Run, target: str | None, form: Format) -> str:
     target = run.target(target)
     if form == "json":
         return json.dumps(_plain(run, target), indent=2)
-    frame = leaderboard(run, target)
     if form == "csv":
-        return frame.to_csv(index=False).rstrip("\n")
-    if frame.empty:
-        return f"no trial of {str(run.folder)!r} has finished within the limits yet"
+        return leaderboard(run, target).to_csv(index=False).rstrip("\n")
+    shown = shown_trials(run, target)
+    nothing = f"no trial of {str(run.folder)!r} has finished within the limits yet"
+    if not shown:
+        return nothing
+    if form == "markdown":
+        headers, rows = table_cells(run, target)
+        flat = [header.replace("\n", " ") for header in headers]
+        right = ["right"] * len(flat)
+        text = tabulate(rows, flat, tablefmt="pipe", disable_numparse=True, colalign=right)
+    else:
+        text = _plain_tables(run, target)
+    under = caption(run, target) if run.front(target) else nothing
+    return f"{text}\n\n{under}"
+
+
+def _plain_tables(run: Run, target: str) -> str:
+    """One table; where that is too wide, the figures, and under them the parameters."""
+    headers, rows = table_cells(run, target)
+    whole = plain_table([_in_lines(h) for h in headers], rows)
+    if width_of(whole) <= WIDTH:
+        return whole
+    parts: list[str] = []
+    for part in _PARTS:
+        headers, rows = table_cells(run, target, only=part)
+        parts.append(plain_table([_in_lines(h) for h in headers], rows))
+    return "\n\n".join(parts)
+
+
+def _in_lines(header: str) -> str:
+    """A header that takes little room across."""
+    if "\n" in header:
+        return header.replace(", ", ",\n")
+    return header.replace("_", "\n").replace(" (", "\n(").replace(" gain", "\ngain")
+
+
+def shown_trials(run: Run, target: str) -> list[Trial]:
+    """The rows of a table: the baseline where it was measured, and the front."""
+    front, baseline = run.front(target), run.baseline
+    if baseline is None or not baseline.trained or baseline in front:
+        return front
+    return [baseline, *front]
+
+
+def table_cells(
+    run: Run, target: str, only: _Part | None = None
+) -> tuple[list[str], list[list[str]]]:
+    """Headers, of several lines, and rows of a table for people.
+
+    Args:
+        run: the run.
+        target: whose front is shown.
+        only: the figures or the parameters alone; None: both.
+    """
+    trials = shown_trials(run, target)
+    frames = _frames(run, target, trials)
     heads = {o.name: heading(run, target, o) for o in run.objectives(target)}
-    headers = []
-    for column in map(str, frame.columns):
-        if form == "markdown":
-            headers.append(heads.get(column, column).replace("\n", " "))
-        elif column in heads:
-            headers.append(heads[column])
-        else:
-            headers.append(column.replace("_", "\n").replace(" (", "\n("))
-    text = tabulate(
-        list(zip(*(_cells(list(frame[column])) for column in frame), strict=True)),
-        headers,
-        tablefmt="pipe" if form == "markdown" else "simple",
-        disable_numparse=True,
-        colalign=["right"] * len(headers),
-    )
-    return f"{text}\n\n{caption(run, target)}"
+    headers, columns = ["trial"], [[_label(t) for t in trials]]
+    for frame in frames if only is None else [frames[_PARTS.index(only)]]:
+        for column in map(str, frame.columns):
+            if column == "trial" and frame is frames[0]:
+                continue
+            headers.append(heads.get(column, column) if frame is frames[0] else column)
+            columns.append(_cells(list(frame[column])))
+    return headers, [list(row) for row in zip(*columns, strict=True)]
+
+
+def _label(trial: Trial) -> str:
+    return f"{trial.number} (baseline)" if trial.baseline else f"{trial.number}"
 
 
 def heading(run: Run, target: str, objective: Objective) -> str:
     """The column's name, unit, and how its values were obtained."""
-    found = {str(t.measured(objective).provenance) for t in run.front(target)}
+    shown = shown_trials(run, target)
+    found = {str(t.measured(objective).provenance) for t in shown}
     unit = f"{objective.unit}, " if objective.unit else ""
     return f"{objective.name}\n({unit}{'/'.join(sorted(found))})"
 
@@ -145,10 +208,25 @@ def caption(run: Run, target: str) -> str:
             "before it do not compare with those after."
             for first, changed in run.forced
         ),
-        "A metric without (test) is of the validation split; `smaller` compares stored bytes "
-        "with the same model dense in float32.",
+        "A metric without (test) is of the validation split.",
+        *_against(run, target),
+        *untested(run),
     ]
     return textwrap.fill(" ".join(lines), 100)
+
+
+def _against(run: Run, target: str) -> list[str]:
+    """What the gains are told against."""
+    baseline = run.baseline
+    if baseline is None:
+        return []
+    trouble = baseline_trouble(baseline)
+    names = [f"`{name}`" for t in run.front(target)[:1] for name in gains(run, target, t)]
+    said = (
+        f"{', '.join(names)}: the gain over trial {baseline.number}, the baseline: the user's own "
+        "configuration, dense."
+    )
+    return [*([said] if names else []), *([] if trouble is None else [f"But {trouble}."])]
 
 
 def _device(run: Run, target: str) -> str:
@@ -196,13 +274,18 @@ def _plain(run: Run, target: str) -> dict[str, Any]:
             )
         },
         "trials": len(run.trials),
-        "front": [
-            {
-                "trial": t.number,
-                "candidate": dict(t.candidate),
-                "measurements": [m.to_json() for m in t.measurements],
-                "test": None if t.test is None else t.test.to_json(),
-            }
-            for t in run.front(target)
-        ],
+        "baseline": None if run.baseline is None else _plain_trial(run, target, run.baseline),
+        "front": [_plain_trial(run, target, trial) for trial in run.front(target)],
+    }
+
+
+def _plain_trial(run: Run, target: str, trial: Trial) -> dict[str, Any]:
+    return {
+        "trial": trial.number,
+        "candidate": dict(trial.candidate),
+        "measurements": [m.to_json() for m in trial.measurements],
+        "gains": gains(run, target, trial),
+        "failure": None if trial.failure is None else trial.failure.to_json(),
+        "test": None if trial.test is None else trial.test.to_json(),
+        "untested": None if trial.untested is None else trial.untested.to_json(),
     }

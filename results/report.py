@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from paretax.errors import UsageError
 from paretax.evaluators import Objective
 from paretax.results.agreement import Pairs, model_pairs, parts_pairs
-from paretax.results.leaderboard import caption, cell, heading, leaderboard
+from paretax.results.leaderboard import caption, cell, heading, table_cells
 from paretax.results.run import Run
 from paretax.results.trial import Trial
 
@@ -148,10 +148,8 @@ def _embedded(figure: go.Figure, name: str) -> str:
 
 
 def _table(run: Run, target: str) -> str:
-    frame = leaderboard(run, target)
-    heads = {o.name: heading(run, target, o) for o in run.objectives(target)}
-    head = _row("th", [heads.get(str(c), str(c)) for c in frame.columns])
-    rows = [_row("td", [cell(v) for v in row]) for row in frame.itertuples(index=False)]
+    headers, cells = table_cells(run, target)
+    head, rows = _row("th", headers), [_row("td", row) for row in cells]
     return f"<div class='wide'><table>{head}{''.join(rows)}</table></div>"
 
 

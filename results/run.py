@@ -83,6 +83,11 @@ class Run:
         return held[-1] if held else None
 
     @property
+    def baseline(self) -> Trial | None:
+        """The user's own configuration, dense; None in journals of earlier versions."""
+        return next((t for t in self.trials if t.baseline), None)
+
+    @property
     def task_name(self) -> str:
         """As in the config."""
         return str(self.header["config"]["task"])
@@ -173,6 +178,7 @@ def apply_event(trials: dict[int, Trial], event: Event) -> None:
                 batch=int(event["batch"]),
                 candidate=Candidate(plain["candidate"]),
                 seed=int(plain["seed"]),
+                baseline=bool(plain.get("baseline", False)),
             )
     elif kind in ("scored", "trained"):
         trial = trials[event["trial"]]
@@ -196,9 +202,18 @@ def apply_event(trials: dict[int, Trial], event: Event) -> None:
         number = event["trial"]
         trials[number] = replace(trials[number], stopped=int(event["epoch"]))
     elif kind == "tested":
-        measurement = Measurement.from_json(event["measurement"])
-        whole = tuple(Measurement.from_json(m) for m in event.get("whole", ()))
-        trials[event["trial"]] = replace(trials[event["trial"]], test=measurement, whole=whole)
+        trials[event["trial"]] = _with_test(trials[event["trial"]], event)
+
+
+def _with_test(trial: Trial, event: Event) -> Trial:
+    """A trial with what the test split, and its whole programs, gave, or why they gave nothing."""
+    found, failed = event.get("measurement"), event.get("failure")
+    return replace(
+        trial,
+        test=None if found is None else Measurement.from_json(found),
+        untested=None if failed is None else Failure.from_json(failed),
+        whole=tuple(Measurement.from_json(m) for m in event.get("whole", ())),
+    )
 
 
 def weights_file(folder: Path, number: int) -> Path:

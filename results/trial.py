@@ -23,7 +23,10 @@ class Trial:
         rungs: the metric at each rung that it has reached, in their order.
         stopped: the epoch of the rung at which it was stopped; None where it was not.
         test: the metric on the test split; None unless it was on the final front.
+        untested: why there is no metric on the test split, where it was asked for.
         whole: with it, latencies of whole programs on targets that were priced from parts.
+        baseline: whether it is the user's own configuration, with which the search began. Limits
+            and rungs do not keep it from being trained.
     """
 
     number: int
@@ -36,7 +39,9 @@ class Trial:
     rungs: tuple[Measurement, ...] = ()
     stopped: int | None = None
     test: Measurement | None = None
+    untested: Failure | None = None
     whole: tuple[Measurement, ...] = ()
+    baseline: bool = False
 
     @property
     def done(self) -> bool:
@@ -52,6 +57,12 @@ class Trial:
     def rejected(self) -> bool:
         """Whether it broke a hard limit, before or after training."""
         return self.failure is not None and self.failure.reason is Reason.LIMIT_EXCEEDED
+
+    @property
+    def tested(self) -> bool:
+        """Whether the test split was tried on it; a worker that was lost meanwhile is no try."""
+        lost = self.untested is not None and self.untested.reason is Reason.WORKER_LOST
+        return self.test is not None or (self.untested is not None and not lost)
 
     @property
     def last_round(self) -> int | None:

@@ -55,7 +55,8 @@ class BudgetConfig(_Part):
     """When a search ends; at least one of the two."""
 
     trials: int | None = Field(default=None, ge=1)
-    """Candidates, the rejected and failed ones included; None: no bound."""
+    """Candidates, the baseline, rejected and failed ones included, but at least one of the space;
+    None: no bound."""
 
     minutes: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     """Time from the start or the resumption after which no new batch starts; None: no bound."""
@@ -120,6 +121,10 @@ class SearchConfig(_Part):
 
     teacher: TeacherConfig | None = None
     """Whom candidates learn from that have `distill: true`; None: nobody."""
+
+    baseline: dict[str, bool | int | float | str] | None = None
+    """The user's own configuration, with which the search begins as trial 0: values that take the
+    place of the task's and paretax's defaults. None: the defaults; see `make_baseline`."""
 
     budget: BudgetConfig
 

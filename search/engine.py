@@ -24,11 +24,14 @@ from paretax.evaluators import (
 from paretax.evaluators.runtime import machine, versions
 from paretax.results import pareto
 from paretax.results.fingerprint import check_fingerprint, differences
+from paretax.results.gains import baseline_trouble
 from paretax.results.journal import FORMAT, Journal, check_folder, has_events
-from paretax.results.run import Run, apply_event, latest, load_weights, save_weights
+from paretax.results.run import Run, apply_event, latest, save_weights
 from paretax.results.teaching import keep_lesson, run_lesson
 from paretax.results.trial import Trial
-from paretax.search.executors import Call, Executor, make_executor
+from paretax.search.executors import Executor, make_executor
+from paretax.search.executors.protocol import calls_of
+from paretax.search.finishing import score_test
 from paretax.search.planning import Plan
 from paretax.search.progress import Progress, Status, silent
 from paretax.search.proposing import propose
@@ -36,7 +39,7 @@ from paretax.search.rungs import losses_at
 from paretax.search.samplers import Observation
 from paretax.search.standing import Standing
 from paretax.search.worker import WorkerSpec
-from paretax.spaces import BY_NAME, Candidate, signature
+from paretax.spaces import Candidate
 
 _BATCH = 8  # candidates asked for at once where neither config nor sampler says
 _HOPELESS = 12  # trials that all fail before a search gives up
@@ -121,7 +124,7 @@ def _lesson(plan: Plan, out: Path, before: Run | None, progress: Progress) -> Le
     progress(
         Status(
             phase="teaching",
-            total=plan.config.budget.trials,
+            total=plan.trials,
             asked=0,
             done=0,
             failed=0,
@@ -162,13 +165,14 @@ def _taught(lesson: Lesson) -> dict[str, Any]:
 
 def _unfinished(run: Run, plan: Plan) -> bool:
     """Whether a run has anything left to do."""
-    trials = plan.config.budget.trials
-    on_front = [t for name in run.targets for t in run.front(name)]
+    trials = plan.trials
+    to_test = [t for name in run.targets for t in run.front(name)]
+    to_test += [t for t in run.trials if t.baseline and t.trained]
     return (
         trials is None
         or len(run.trials) < trials
         or not all(t.done for t in run.trials)
-        or any(t.test is None for t in on_front)
+        or not all(t.tested for t in to_test)
     )
 
 
@@ -285,16 +289,20 @@ class _Search:
             return 0
         count = config.batch or self._plan.sampler.batch or _BATCH
         count -= sum(not t.done for t in self._trials.values())
-        if config.budget.trials is not None:
-            count = min(count, config.budget.trials - len(self._trials))
+        if self._plan.trials is not None:
+            count = min(count, self._plan.trials - len(self._trials))
         return max(0, count)
 
     def _propose(self, state: Any) -> list[Candidate]:
-        """Candidates for the places that are free."""
+        """Candidates for the places that are free; before all others, the baseline."""
         count = self._next_count()
         if not count or self._exhausted:
             return []
-        found = propose(self._plan, state, count, [t.candidate for t in self._trials.values()])
+        first = [] if self._trials else [self._plan.baseline]
+        tried = [*first, *(t.candidate for t in self._trials.values())]
+        if count == len(first):
+            return first
+        found = [*first, *propose(self._plan, state, count - len(first), tried)]
         if not found:
             self._exhausted = True
             self._note("stopped", why="the space holds no further candidate")
@@ -302,14 +310,13 @@ class _Search:
 
     def _ask(self, batch: int, candidates: Sequence[Candidate]) -> None:
         first, seed = len(self._trials), self._plan.config.seed
-        self._note(
-            "asked",
-            batch=batch,
-            trials=[
-                {"trial": first + i, "candidate": dict(c), "seed": trial_seed(seed, c)}
-                for i, c in enumerate(candidates)
-            ],
-        )
+        asked: list[dict[str, Any]] = [
+            {"trial": first + i, "candidate": dict(c), "seed": trial_seed(seed, c)}
+            for i, c in enumerate(candidates)
+        ]
+        if first == 0:
+            asked[0]["baseline"] = True
+        self._note("asked", batch=batch, trials=asked)
 
     def _round(self, executor: Executor, number: int, state: Any) -> Any:
         """Do what is left of a round, and tell the sampler of the trials that end in it.
@@ -323,22 +330,29 @@ class _Search:
         self.report("scoring")
         costs = {o.name for o in (*self._plan.objectives, *self._plan.limits) if o.target}
         timed = bool(costs - {"memory"})  # by a clock, or a model that learns from trial to trial
-        for trial, evaluation in executor.run(_calls("score", unscored), alone=timed):
+        for trial, evaluation in executor.run(calls_of("score", unscored), alone=timed):
             self._note_evaluation("scored", trial, evaluation)
         self.report("training")
         self._climb(executor, number, [self._trials[t.number] for t in members])
         left = [self._trials[t.number] for t in members]
         untrained = [t for t in left if not t.done and number - t.batch == len(self._rungs(t))]
-        for trial, evaluation in executor.run(_calls("train", untrained)):
+        for trial, evaluation in executor.run(calls_of("train", untrained)):
             self._note_evaluation("trained", trial, evaluation)
         self._set_references()
         self._give_up_if_hopeless()
         ended = [self._trials[t.number] for t in members]
-        told = [self._observation(t) for t in ended if t.last_round == number]
+        foreign = () if self._plan.baseline_is_within else (self._plan.baseline,)
+        told = [
+            self._observation(t)
+            for t in ended
+            if t.last_round == number and not (t.baseline and t.candidate in foreign)
+        ]
         return self._plan.sampler.tell(state, told)
 
     def _rungs(self, trial: Trial) -> tuple[int, ...]:
-        return () if self._plan.rungs is None else self._plan.rungs.of(trial.candidate)
+        if self._plan.rungs is None or trial.baseline:
+            return ()
+        return self._plan.rungs.of(trial.candidate)
 
     def _climb(self, executor: Executor, number: int, members: Sequence[Trial]) -> None:
         """Bring trials to their next rung, and stop there all but the best."""
@@ -351,7 +365,7 @@ class _Search:
                 by_epoch.setdefault(self._rungs(trial)[rung], []).append(trial)
         for epochs, trials in sorted(by_epoch.items()):
             waiting = [t for t in trials if len(t.rungs) <= number - t.batch]
-            calls = [replace(c, extra=(epochs,)) for c in _calls("advance", waiting)]
+            calls = [replace(c, extra=(epochs,)) for c in calls_of("advance", waiting)]
             for trial_number, evaluation in executor.run(calls):
                 self._note_rung(trial_number, evaluation)
             self._stop_some(number, epochs, [t.number for t in trials])
@@ -385,10 +399,9 @@ class _Search:
         apply_event(self._trials, full)
 
     def _note_evaluation(self, event: str, number: int, evaluation: Evaluation) -> None:
-        found = evaluation.measurements
-        failure = evaluation.failure or worst_violation(self._plan.limits, found)
-        trial = self._trials[number]
-        if evaluation.weights is not None and failure is None:
+        found, trial = evaluation.measurements, self._trials[number]
+        failure = evaluation.failure or self._violation(event, trial, found)
+        if evaluation.weights is not None and (failure is None or trial.baseline):
             self._keep_weights(trial, found, evaluation.weights)
         content: dict[str, Any] = {
             "trial": number,
@@ -401,13 +414,22 @@ class _Search:
         self._standing.add(self._trials[number])
         self.report("training" if event == "trained" else "scoring")
 
+    def _violation(self, event: str, trial: Trial, found: Sequence[Measurement]) -> Failure | None:
+        """The worst limit that is broken; the baseline is trained all the same, and then judged."""
+        if trial.baseline:
+            found = latest(trial.measurements, tuple(found)) if event == "trained" else ()
+        return worst_violation(self._plan.limits, found)
+
     def _keep_weights(
         self, trial: Trial, found: Sequence[Measurement], weights: Mapping[str, np.ndarray]
     ) -> None:
-        """Keep the weights of a trial that is on a front now; others can be trained again."""
+        """Keep the weights of the baseline, and of a trial that is on a front now.
+
+        Others can be trained again.
+        """
         measurements = latest(trial.measurements, tuple(found))
         now = replace(trial, measurements=measurements, trained=True)
-        if self._standing.would_be_on_a_front(now):
+        if trial.baseline or self._standing.would_be_on_a_front(now):
             save_weights(self._out, trial.number, weights)
 
     def _observation(self, trial: Trial) -> Observation:
@@ -442,29 +464,12 @@ class _Search:
             )
 
     def _test(self, executor: Executor) -> None:
-        """Score the final fronts on the test split, each trial once."""
-        chosen = {
-            t.number: t
-            for target in self._targets
-            for t in self._standing.front(target)
-            if t.test is None
-        }
+        """Score the final fronts, and the baseline, on the test split, each trial once."""
+        chosen = {t.number for target in self._targets for t in self._standing.front(target)}
+        chosen |= {t.number for t in self._trials.values() if t.baseline and t.trained}
         self.report("testing")
-        calls = [
-            replace(call, extra=(load_weights(self._out, call.trial), self._metric(call.trial)))
-            for call in _calls("test", chosen.values())
-        ]
-        for number, evaluation in executor.run(calls):
-            if evaluation.failure is not None:
-                raise SearchError(f"trial {number} cannot be tested: {evaluation.failure.message}")
-            tested, *whole = (m.to_json() for m in evaluation.measurements)
-            about = {"whole": whole} if whole else {}
-            self._note("tested", trial=number, measurement=tested, **about)
-
-    def _metric(self, number: int) -> float:
-        """What a trial's training was recorded with."""
-        found = self._trials[number].measurements
-        return next(m.value for m in found if m.objective == self._plan.metric)
+        numbers = sorted(chosen)
+        score_test(executor, self._trials, numbers, self._plan.metric, self._out, self._note)
 
     def report(self, phase: str) -> None:
         """Tell the progress where the search stands."""
@@ -477,7 +482,7 @@ class _Search:
         self._progress(
             Status(
                 phase=phase,
-                total=self._plan.config.budget.trials,
+                total=self._plan.trials,
                 asked=len(self._trials),
                 done=self._standing.valid,
                 failed=self._standing.failed,
@@ -485,18 +490,8 @@ class _Search:
                 stopped=self._standing.stopped,
                 front=len(on_front),
                 hypervolume=volume,
+                trouble=next(
+                    (baseline_trouble(t) for t in self._trials.values() if t.baseline), None
+                ),
             )
         )
-
-
-def _calls(kind: Any, trials: Any) -> list[Call]:
-    return [
-        Call(
-            kind=kind,
-            trial=t.number,
-            candidate=t.candidate,
-            seed=t.seed,
-            signature=signature(t.candidate, BY_NAME),
-        )
-        for t in trials
-    ]

@@ -14,6 +14,7 @@ from paretax.evaluators import Objective, Prepared, Target, Workbench
 from paretax.evaluators.runtime import apply_worker_environment
 from paretax.results.fingerprint import Fingerprint, fingerprint
 from paretax.results.teaching import Teacher, check_teacher, parse_teacher
+from paretax.search.baseline import is_within, make_baseline
 from paretax.search.config import SearchConfig
 from paretax.search.rungs import Rungs
 from paretax.search.samplers import Sampler, make_sampler
@@ -44,6 +45,7 @@ class Plan:
         teacher: of the candidates that distil; None where none does.
         rungs: where trainings are stopped early; None: nowhere.
         fingerprint: of the data and the task's code.
+        baseline: the user's own configuration, dense, which is trial 0.
     """
 
     config: SearchConfig
@@ -58,6 +60,18 @@ class Plan:
     teacher: Teacher | None
     rungs: Rungs | None
     fingerprint: Fingerprint
+    baseline: Candidate
+
+    @property
+    def baseline_is_within(self) -> bool:
+        """Whether the baseline is one of the space's candidates."""
+        return is_within(self.space, self.baseline)
+
+    @property
+    def trials(self) -> int | None:
+        """How many there are in all, with the baseline; at least one is of the space."""
+        most = self.config.budget.trials
+        return None if most is None else max(most, 1 if self.baseline_is_within else 2)
 
 
 def plan(config: SearchConfig, search_path: Sequence[Path] = ()) -> Plan:
@@ -91,6 +105,9 @@ def plan(config: SearchConfig, search_path: Sequence[Path] = ()) -> Plan:
     folders = tuple(p.resolve() for p in search_path)
     teacher = _teacher(config, space, folders)
     tried = _try_models(bench, space, np.random.default_rng(config.seed))
+    baseline = make_baseline(space, task, config.baseline)
+    if config.baseline is not None:
+        _try_baseline(bench, baseline)
     check_rules([p.name for p in space], [model.sites for model in tried])
     if teacher is not None:
         check_teacher(bench, teacher, tuple(tried[0].outputs.shape[1:]))
@@ -109,6 +126,7 @@ def plan(config: SearchConfig, search_path: Sequence[Path] = ()) -> Plan:
         teacher=teacher,
         rungs=None if config.rungs is None else Rungs(config.rungs.first, config.rungs.factor),
         fingerprint=fingerprint(bench, config.task, folders),
+        baseline=baseline,
     )
 
 
@@ -173,6 +191,16 @@ def _try_models(bench: Workbench, space: Space, rng: np.random.Generator) -> lis
                     f"last {dict(candidate)} with {type(error).__name__}: {error}"
                 ) from error
     return found
+
+
+def _try_baseline(bench: Workbench, baseline: Candidate) -> None:
+    """Refuse a baseline that the user gave and that cannot be built."""
+    try:
+        _try_model(bench, baseline)
+    except Exception as error:
+        raise UsageError(
+            f"the baseline {dict(baseline)} cannot be built: {error}; change `baseline`"
+        ) from error
 
 
 def _try_model(bench: Workbench, candidate: Candidate) -> Prepared:

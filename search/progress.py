@@ -20,6 +20,7 @@ class Status:
         stopped: dominated at a rung.
         front: candidates on the front of the first target.
         hypervolume: of that front, relative to the first batch; None before it is known.
+        trouble: what is wrong with the baseline; None where nothing is.
     """
 
     phase: str
@@ -31,6 +32,7 @@ class Status:
     stopped: int
     front: int
     hypervolume: float | None
+    trouble: str | None = None
 
 
 class Progress(Protocol):

@@ -11,6 +11,9 @@ from paretax.search.planning import Plan
 from paretax.spaces import BY_NAME, Candidate, signature, with_signature
 
 _ASKS = 20  # times that a sampler is asked for a batch before new candidates are drawn at random
+_MORE = (
+    64  # asked for on top where a sampler proposes what it was not told of yet, and nothing else
+)
 _DRAWS = 1000  # random draws before a space counts as exhausted
 
 
@@ -33,13 +36,15 @@ def propose(plan: Plan, state: Any, count: int, tried: Sequence[Candidate]) -> l
     seen = set(tried)
     found: dict[Candidate, None] = {}
     models: dict[str, Candidate] = {}
+    more = 0
     for _ in range(_ASKS):
-        wanted = count - len(found)
+        wanted, before = count - len(found) + more, len(found)
         proposed = plan.sampler.ask(state, wanted, rng)
         for one in proposed:
             candidate = _sharing(plan, one, models, rng)
-            if candidate is not None and candidate not in seen:
+            if candidate is not None and candidate not in seen and len(found) < count:
                 found[candidate] = None
+        more = _MORE if len(found) == before else 0
         if len(found) == count:
             break
         if len(proposed) < wanted:  # a sampler that has come to its end

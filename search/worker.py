@@ -26,6 +26,7 @@ from paretax.evaluators import (
     Workbench,
     cost_evaluators,
 )
+from paretax.evaluators.lanes import DivergedError
 from paretax.evaluators.targets import TargetsEvaluator
 from paretax.spaces import Candidate
 from paretax.tasks import Data, load_task
@@ -128,19 +129,26 @@ class Worker:
                 message = f"it scored {recorded} in the search; trained again: {now}"
                 return Evaluation(failure=Failure(reason=Reason.DIVERGED, message=message))
             weights = again.weights
-        assert weights is not None
-        try:
-            tested = self._trainer.test(candidate, weights)
-            return Evaluation(measurements=(tested, *self._whole(candidate)))
-        except (ArithmeticError, ValueError) as error:
-            message = f"{type(error).__name__}: {error}"
-            return Evaluation(failure=Failure(reason=Reason.DIVERGED, message=message))
+        held = weights
+        assert held is not None
 
-    def _whole(self, candidate: Candidate) -> Iterator[Measurement]:
+        def score(candidate: Mapping[str, Any], seed: int) -> Evaluation:
+            return Evaluation(measurements=(self._trainer.test(candidate, held),))
+
+        tested = _guarded(score, candidate, seed)
+        whole = _guarded(self._whole, candidate, seed)
+        return Evaluation(
+            measurements=(*tested.measurements, *whole.measurements) if tested.measurements else (),
+            failure=tested.failure or whole.failure,
+        )
+
+    def _whole(self, candidate: Mapping[str, Any], seed: int) -> Evaluation:
         """What whole programs say of targets that are priced from parts."""
+        found: list[Measurement] = []
         for evaluator in self._costs:
             if isinstance(evaluator, TargetsEvaluator):
-                yield from evaluator.whole(candidate)
+                found += evaluator.whole(candidate)
+        return Evaluation(measurements=tuple(found))
 
 
 def _guarded(
@@ -154,6 +162,8 @@ def _guarded(
         return evaluate(candidate, seed)
     except UsageError as error:
         failure = Failure(reason=Reason.BUILD_ERROR, message=str(error))
+    except DivergedError as error:
+        failure = Failure(reason=Reason.DIVERGED, message=str(error))
     except (jax.errors.JaxRuntimeError, MemoryError) as error:
         exhausted = isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)
         reason = Reason.OUT_OF_MEMORY if exhausted else Reason.COMPILE_ERROR

@@ -72,6 +72,7 @@ __all__ = [
     "mutate",
     "neighbours",
     "parse_space",
+    "setting_of",
     "signature",
     "with_signature",
 ]

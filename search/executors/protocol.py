@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Literal, Protocol
 
 from paretax.evaluators import Evaluation
-from paretax.spaces import Candidate
+from paretax.results.trial import Trial
+from paretax.spaces import BY_NAME, Candidate, signature
+
+Kind = Literal["score", "advance", "train", "repeat", "test"]
+"""The worker's methods."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +28,7 @@ class Call:
         signature: calls of equal signature share compiled programs; "": of no account.
     """
 
-    kind: Literal["score", "advance", "train", "test"]
+    kind: Kind
     trial: int
     candidate: Candidate
     seed: int
@@ -35,6 +39,20 @@ class Call:
     def arguments(self) -> tuple[Any, ...]:
         """Of the worker's method."""
         return (self.candidate, self.seed, *self.extra)
+
+
+def calls_of(kind: Kind, trials: Iterable[Trial]) -> list[Call]:
+    """A call of each trial."""
+    return [
+        Call(
+            kind=kind,
+            trial=t.number,
+            candidate=t.candidate,
+            seed=t.seed,
+            signature=signature(t.candidate, BY_NAME),
+        )
+        for t in trials
+    ]
 
 
 class Executor(Protocol):

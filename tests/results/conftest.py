@@ -106,7 +106,10 @@ CANDIDATES: list[dict[str, Any]] = [
 
 
 def asked(batch: int, numbers: range) -> dict[str, Any]:
+    trials: list[dict[str, Any]]
     trials = [{"trial": n, "candidate": CANDIDATES[n], "seed": 100 + n} for n in numbers]
+    if numbers[0] == 0:
+        trials[0]["baseline"] = True
     return {"event": "asked", "batch": batch, "trials": trials}
 
 
@@ -145,7 +148,7 @@ EVENTS: list[dict[str, Any]] = [
     {"event": "tested", "trial": 2, "measurement": accuracy(0.91, "test")},
     {"event": "ended"},
 ]
-"""Trials 0, 1 and 2 are on the front; 3 and 5 break a limit, 4 diverges."""
+"""Trials 0 (the baseline), 1 and 2 are on the front; 3 and 5 break a limit, 4 diverges."""
 
 WriteRun = Callable[[list[dict[str, Any]]], Run]
 
@@ -182,8 +185,8 @@ CONFIG = {
     "objectives": ["accuracy", "latency", "size"],
     "executor": "inline",
     "sampler": {"name": "grid", "options": {"points": 3}},
-    "budget": {"trials": 6},
-    "batch": 6,
+    "budget": {"trials": 7},
+    "batch": 7,
     "space": {
         "width": 3,
         "sparsity": {"type": "ordinal", "choices": [0.0, 0.6, 0.999]},
@@ -199,6 +202,6 @@ CONFIG = {
 
 @pytest.fixture(scope="session")
 def searched(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """Six trials on the breast cancer task, searched in this process. Not to be changed."""
+    """The baseline and six trials on breast cancer, searched in this process. Not to be changed."""
     out = tmp_path_factory.mktemp("searched") / "run"
     return run_search(plan(parse_config(CONFIG, "the config")), out)

@@ -22,7 +22,9 @@ COLUMNS = [
     "trial",
     "accuracy",
     "accuracy (test)",
+    "accuracy gain",
     "latency",
+    "faster",
     "size",
     "smaller",
     "width",
@@ -39,7 +41,9 @@ def test_the_frame_has_a_row_a_trial_of_the_front(run: Run) -> None:
     assert frame["accuracy"].tolist() == [0.95, 0.9, 0.8]
     assert frame["latency"].tolist() == [30.0, 20.0, 25.0]
     assert frame["size"].tolist() == [800.0, 400.0, 100.0]
-    assert frame["smaller"].tolist() == [1.0, 2.0, 8.0]
+    assert frame["accuracy gain"].tolist() == pytest.approx([0.05, 0.0, -0.1])
+    assert frame["faster"].tolist() == pytest.approx([2 / 3, 1.0, 0.8])
+    assert frame["smaller"].tolist() == [0.5, 1.0, 4.0]
     assert frame["width"].tolist() == [16, 8, 8]
     assert frame["quantize"].tolist() == [False, False, True]
     tests, bits = frame["accuracy (test)"], frame["weight_bits"]
@@ -53,20 +57,20 @@ def table_rows(text: str) -> list[list[str]]:
     """The cells of a plain table, without its head."""
     lines = text.split("\n\n")[0].splitlines()
     rule = next(i for i, line in enumerate(lines) if set(line) <= {"-", " "})
-    return [line.split() for line in lines[rule + 1 :]]
+    return [line.replace("0 (baseline)", "0(baseline)").split() for line in lines[rule + 1 :]]
 
 
 def test_a_table_for_the_terminal(run: Run) -> None:
     text = render(run, None, "table")
     assert table_rows(text) == [
-        ["2", "0.95", "0.91", "30", "800", "1", "16", "false", "-", "sgd"],
-        ["0", "0.9", "0.88", "20", "400", "2", "8", "false", "-", "sgd"],
-        ["1", "0.8", "-", "25", "100", "8", "8", "true", "4", "sgd"],
+        ["2", "0.95", "0.91", "0.05", "30", "0.6667", "800", "0.5", "16", "false", "-", "sgd"],
+        ["0(baseline)", "0.9", "0.88", "0", "20", "1", "400", "1", "8", "false", "-", "sgd"],
+        ["1", "0.8", "-", "-0.1", "25", "0.8", "100", "4", "8", "true", "4", "sgd"],
     ]
-    head = text.split("---")[0]
-    assert "(measured)" in head
-    assert "(us, measured)" in head
-    assert "(bytes, modelled)" in head
+    head = text.split("---")[0].split()
+    assert head.count("measured)") == 1
+    for words in ("(measured)", "(us,", "(bytes,", "modelled)"):
+        assert words in head
 
 
 def test_markdown_has_one_line_a_row(run: Run) -> None:
@@ -77,7 +81,9 @@ def test_markdown_has_one_line_a_row(run: Run) -> None:
         "trial",
         "accuracy (measured)",
         "accuracy (test)",
+        "accuracy gain",
         "latency (us, measured)",
+        "faster",
         "size (bytes, modelled)",
         "smaller",
         "width",
@@ -86,7 +92,8 @@ def test_markdown_has_one_line_a_row(run: Run) -> None:
         "optimizer",
     ]
     assert all(set(c) <= {"-", ":"} for c in cells[1])
-    assert cells[4] == ["1", "0.8", "-", "25", "100", "8", "8", "true", "4", "sgd"]
+    expected = ["1", "0.8", "-", "-0.1", "25", "0.8", "100", "4", "8", "true", "4", "sgd"]
+    assert cells[4] == expected
 
 
 @pytest.mark.parametrize("form", ["table", "markdown"])
@@ -143,6 +150,7 @@ def test_json_is_stable(run: Run) -> None:
         "hypervolume",
         "agreement",
         "trials",
+        "baseline",
         "front",
     ]
     assert (found["task"], found["target"], found["trials"]) == ("breast_cancer", "cpu", 7)
@@ -150,46 +158,53 @@ def test_json_is_stable(run: Run) -> None:
     assert found["objectives"] == run.header["objectives"]
     assert found["hypervolume"] == hypervolume(run, "cpu")
     assert [t["trial"] for t in found["front"]] == [2, 0, 1]
-    assert found["front"][1] == {
-        "trial": 0,
-        "candidate": {"optimizer": "sgd", "quantize": False, "width": 8},
-        "measurements": [
-            {
-                "objective": "size",
-                "value": 400.0,
-                "unit": "bytes",
-                "provenance": "modelled",
-                "seconds": 0.0,
-                "detail": {"dense_float32": 800},
-            },
-            {
-                "objective": "latency",
-                "value": 20.0,
-                "unit": "us",
-                "provenance": "measured",
-                "target": "cpu",
-                "spread": 0.5,
-                "seconds": 0.25,
-                "detail": {"batch": 4, "program": "0123"},
-            },
-            {
+    assert (
+        found["baseline"]
+        == found["front"][1]
+        == {
+            "trial": 0,
+            "candidate": {"optimizer": "sgd", "quantize": False, "width": 8},
+            "measurements": [
+                {
+                    "objective": "size",
+                    "value": 400.0,
+                    "unit": "bytes",
+                    "provenance": "modelled",
+                    "seconds": 0.0,
+                    "detail": {"dense_float32": 800},
+                },
+                {
+                    "objective": "latency",
+                    "value": 20.0,
+                    "unit": "us",
+                    "provenance": "measured",
+                    "target": "cpu",
+                    "spread": 0.5,
+                    "seconds": 0.25,
+                    "detail": {"batch": 4, "program": "0123"},
+                },
+                {
+                    "objective": "accuracy",
+                    "value": 0.9,
+                    "unit": "",
+                    "provenance": "measured",
+                    "seconds": 1.5,
+                    "detail": {"split": "validation"},
+                },
+            ],
+            "gains": {"accuracy gain": 0.0, "faster": 1.0, "smaller": 1.0},
+            "failure": None,
+            "test": {
                 "objective": "accuracy",
-                "value": 0.9,
+                "value": 0.88,
                 "unit": "",
                 "provenance": "measured",
                 "seconds": 1.5,
-                "detail": {"split": "validation"},
+                "detail": {"split": "test"},
             },
-        ],
-        "test": {
-            "objective": "accuracy",
-            "value": 0.88,
-            "unit": "",
-            "provenance": "measured",
-            "seconds": 1.5,
-            "detail": {"split": "test"},
-        },
-    }
+            "untested": None,
+        }
+    )
     assert found["front"][2]["test"] is None
 
 

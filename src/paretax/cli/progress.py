@@ -53,9 +53,14 @@ class Bar:
             TextColumn("{task.fields[text]}"),
         )
         self._task = self._bar.add_task("starting", total=None, text="")
+        self._told: str | None = None
 
     def __call__(self, status: Status) -> None:
-        """Show a status."""
+        """Show a status; what is wrong with the baseline, at once and once."""
+        if status.trouble is not None and status.trouble != self._told:
+            self._told = status.trouble
+            said = f"{status.trouble}; the search goes on"
+            self._bar.console.print(said, markup=False, highlight=False, soft_wrap=True)
         finished = status.done + status.failed + status.rejected + status.stopped
         total = "" if status.total is None else f"/{status.total}"
         volume = "" if status.hypervolume is None else f", hypervolume {status.hypervolume:.3f}"

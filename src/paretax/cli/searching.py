@@ -85,6 +85,8 @@ def search(
         kept = "nothing measured is lost" if started else "nothing was measured yet"
         print(f"stopped; {kept}. Go on with: {shlex.join(words)}", file=sys.stderr)
         raise typer.Exit(130) from None
+    from paretax.results.gains import closing_words
+
     fronts = ", ".join(f"{len(run.front(t))} on the front of {t}" for t in run.targets)
     rejected = sum(t.rejected for t in run.trials)
     failed = sum(t.failure is not None for t in run.trials) - rejected
@@ -94,6 +96,8 @@ def search(
         f"{len(run.trials)} trials in {time.monotonic() - start:.0f} s: {fronts}, "
         f"{rejected} rejected, {failed} failed{early}.\nRead it with: paretax leaderboard {folder}"
     )
+    for words in closing_words(run):
+        print(words)
 
 
 def space(
