@@ -53,7 +53,7 @@ def main() -> None:
         export_bundle(run, chosen, "cpu", bundle)
         verified = verify_bundle(bundle)
         steps = chosen.measured(accuracy).detail["steps"]
-        own_dense = chosen.measured(size).detail["dense_float32"]
+        own_dense = chosen.measured(size).detail["dense"]
     show(
         f"{len(run.trials)} candidates, {len(run.front('cpu'))} on the front",
         [

@@ -24,7 +24,8 @@ from paretax.evaluators.measurement import (
     Provenance,
     Reason,
 )
-from paretax.evaluators.scoring import metric_of
+from paretax.evaluators.sampling_error import sampling_error
+from paretax.evaluators.scoring import metric_of, widened
 from paretax.evaluators.size import count_bytes
 from paretax.evaluators.teacher import Lesson
 from paretax.evaluators.training import Axis, Trained, Trainer, Training, to_numpy
@@ -254,11 +255,30 @@ class AccuracyEvaluator:
         before = list(pipeline.steps) if pipeline is not None else []
         return [*before, *in_words(candidate, done)]
 
+    def repeat(self, candidate: Mapping[str, Any], seed: int) -> Evaluation:
+        """As `evaluate`, without weights; with the standard error of the validation split."""
+        found = self.evaluate(candidate, seed)
+        if found.failure is not None or found.weights is None:
+            return found
+        score, *_ = found.measurements
+        about = self._with_error(candidate, found.weights, self._bench.data.validation)
+        detail = {"split": "validation", "seconds": score.detail["seconds"], **about}
+        return Evaluation(measurements=(replace(score, detail=detail),))
+
     def test(self, candidate: Mapping[str, Any], weights: Mapping[str, Any]) -> Measurement:
         """Score trained weights on the test split; for the final front alone."""
         start = time.perf_counter()
         value = self.score(candidate, weights, self._bench.data.test)
-        return self._measurement(value, "test", time.perf_counter() - start)
+        about = self._with_error(candidate, weights, self._bench.data.test)
+        return self._measurement(value, "test", time.perf_counter() - start, about)
+
+    def _with_error(
+        self, candidate: Mapping[str, Any], weights: Mapping[str, Any], split: Split
+    ) -> dict[str, float]:
+        """The standard error of the metric that comes from a split's size; empty if not known."""
+        outputs = widened(self.outputs(candidate, weights, split.inputs))
+        error = sampling_error(self._bench.task.metric.compute, outputs, split.targets)
+        return {} if error is None else {"standard_error": error}
 
     def _measurement(
         self, value: float, split: str, seconds: float, about: Mapping[str, Any] | None = None
@@ -279,12 +299,17 @@ class AccuracyEvaluator:
         """The metric of trained weights on a split, through the candidate's deployed arithmetic.
 
         Raises:
-            DivergedError: an output is NaN; infinite logits are those of impossible classes.
+            DivergedError: an output is NaN (infinite logits are those of impossible classes), or
+                the metric is not finite.
         """
         outputs = self.outputs(candidate, weights, split.inputs)
         if np.isnan(outputs).any():
             raise DivergedError("the trained model's outputs are not numbers (NaN)")
-        return metric_of(self._bench.task, outputs, split.targets)
+        value = metric_of(self._bench.task, outputs, split.targets)
+        if not np.isfinite(value):
+            name = self._bench.task.metric.name
+            raise DivergedError(f"the metric {name} is {value}, and must be finite")
+        return value
 
     def outputs(
         self, candidate: Mapping[str, Any], weights: Mapping[str, Any], inputs: np.ndarray

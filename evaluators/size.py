@@ -40,7 +40,7 @@ def count_bytes(
     """
     deployed, prepared = bench.deployed(candidate), bench.prepared(candidate)
     shapes = bench.arrays(deployed)
-    detail: dict[str, Any] = {"dense_float32": bench.dense_bytes(prepared)}
+    detail: dict[str, Any] = {"dense": bench.dense_bytes(prepared)}
     if pruned is not None:
         detail["pruned"] = "globally"
     return Measurement(

@@ -6,13 +6,14 @@ from paretax.results.journal import Journal, read_events
 from paretax.results.leaderboard import leaderboard, render
 from paretax.results.restoring import NotReproducedError, Reproduction, reproduce
 from paretax.results.run import Run
-from paretax.results.selection import select
+from paretax.results.selection import Choice, choose, select
 from paretax.results.trial import Trial
 from paretax.results.verifying import Verification, verify_bundle
 
 __all__ = [
     "BrokenBundleError",
     "Bundle",
+    "Choice",
     "ExportError",
     "Journal",
     "NotReproducedError",
@@ -20,6 +21,7 @@ __all__ = [
     "Run",
     "Trial",
     "Verification",
+    "choose",
     "export_bundle",
     "leaderboard",
     "load_bundle",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import textwrap
 from collections.abc import Iterator, Mapping
@@ -25,6 +26,7 @@ from paretax.evaluators.runtime import machine, versions
 from paretax.evaluators.scoring import metric_of, widened
 from paretax.results import bundle as files
 from paretax.results.bundle import Bundle, checksum
+from paretax.results.final_scores import final, standard_error
 from paretax.results.releases import both_jaxlibs, same_score
 from paretax.results.restoring import checked_workbench, trained_weights
 from paretax.results.run import Run
@@ -109,7 +111,7 @@ def _write(
     test = bench.data.test
     outputs = Bundle(folder=folder, manifest={}, arrays=host, program=program)(test.inputs)
     check_outputs(evaluator.outputs(trial.candidate, weights, test.inputs), outputs)
-    score = metric_of(bench.task, outputs, test.targets)
+    score = _score(bench, outputs, test.targets)
     then = run.header["versions"]
     if trial.test is not None and not same_score(score, trial.test.value, then):
         why = both_jaxlibs(then)
@@ -135,12 +137,14 @@ def _write(
         "seed": trial.seed,
         "steps": next((m.detail["steps"] for m in trial.measurements if "steps" in m.detail), []),
         "measurements": [m.to_json() for m in trial.measurements],
+        "final": _final(run, trial, metric.name),
         "test": {
             "objective": metric.name,
             "value": score,
             "unit": metric.unit,
             "provenance": "measured",
             "examples": len(test),
+            "standard_error": standard_error(trial.test),
         },
         "program": {
             "platform": run.platform(target),
@@ -206,6 +210,38 @@ def check_outputs(scored: np.ndarray, exported: np.ndarray) -> None:
         )
 
 
+def _score(bench: Workbench, outputs: np.ndarray, targets: np.ndarray) -> float:
+    """The metric of the exported program on the test split.
+
+    Raises:
+        ExportError: the metric has none, so that nobody could verify the bundle.
+    """
+    metric = bench.task.metric
+    try:
+        score = metric_of(bench.task, outputs, targets)
+    except Exception as error:
+        raise ExportError(
+            f"the metric {metric.name} fails on the test split, and the bundle could not be "
+            f"verified ({type(error).__name__}: {error}): mend the task's metric or its test split"
+        ) from error
+    if not math.isfinite(score):
+        raise ExportError(
+            f"the metric {metric.name} is {score} on the test split, and the bundle could not be "
+            "verified: mend the task's metric or its test split"
+        )
+    return score
+
+
+def _final(run: Run, trial: Trial, metric: str) -> dict[str, Any] | None:
+    """The metric's mean over further seeds; None where there are none."""
+    if not any(r.measurement is not None for r in trial.repeats):
+        return None
+    for objective in (*run.objectives(run.targets[0]), *run.limits):
+        if objective.name == metric:
+            return final(trial, objective).to_json()
+    return None
+
+
 def _program(model: Deployed, bench: Workbench, platform: str) -> tuple[jax_export.Exported, str]:
     """The exported program, for any batch size (named "batch" in the shapes).
 
@@ -234,15 +270,28 @@ def _without_locations() -> Iterator[None]:
         jax.config.update(setting, before)
 
 
+def _with_error(value: float, error: float | None) -> str:
+    """A value, and one standard error where it is known."""
+    return f"{value:.4f}" + ("" if error is None else f" ± {error:.2g}")
+
+
 def _card(manifest: Mapping[str, Any]) -> str:
     """A model card in Markdown (Mitchell et al., 2019, arXiv:1810.03993)."""
-    test = manifest["test"]
+    test, mean = manifest["test"], manifest["final"]
     rows = [
         f"| {test['objective']} (test split, {test['examples']} examples) "
-        f"| {test['value']:.4f} | measured, through the exported program |"
+        f"| {_with_error(test['value'], test['standard_error'])} "
+        "| measured, through the exported program |"
     ]
+    if mean is not None:
+        error = mean["detail"]["standard_error"]
+        rows.append(
+            f"| {mean['objective']} (validation split, mean over {len(mean['detail']['seeds'])} "
+            f"further seeds) | {_with_error(mean['value'], error)} | measured |"
+        )
     for m in manifest["measurements"]:
-        split = f" ({m['detail']['split']} split)" if "split" in m.get("detail", {}) else ""
+        chosen = ", by which the search chose it" if mean is not None else ""
+        split = f" ({m['detail']['split']} split{chosen})" if "split" in m.get("detail", {}) else ""
         batch = m.get("detail", {}).get("batch")
         batch = f" (batch {batch})" if batch else ""
         target = f" on {m['target']}" if "target" in m else ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from paretax.evaluators import Objective
+from paretax.results.final_scores import final
 from paretax.results.run import Run
 from paretax.results.trial import Trial
 
@@ -32,7 +33,7 @@ def gains(run: Run, target: str, trial: Trial) -> dict[str, float]:
     found: dict[str, float] = {}
     for objective in _compared(run, target):
         try:
-            before, now = baseline.measured(objective).value, trial.measured(objective).value
+            before, now = final(baseline, objective).value, final(trial, objective).value
         except KeyError:  # the baseline failed before it had one
             continue
         if not objective.known_before_training:

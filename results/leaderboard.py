@@ -14,6 +14,7 @@ from tabulate import tabulate
 
 from paretax.evaluators import Objective, Provenance
 from paretax.results.agreement import model_agreement, parts_agreement
+from paretax.results.final_scores import final, final_losses, standard_error
 from paretax.results.gains import baseline_trouble, gain_name, gains, untested
 from paretax.results.pareto import relative_hypervolume
 from paretax.results.run import Run
@@ -33,9 +34,11 @@ FORMATS: tuple[Format, ...] = ("table", "markdown", "csv", "json")
 def leaderboard(run: Run, target: str | None = None) -> pd.DataFrame:
     """The front of a target, a row a trial, best in the first objective first.
 
-    Columns: `trial`; each objective, then `accuracy (test)` (the metric's name) where it was
-    scored, and its gain over the baseline (see `gains`): `faster`, `smaller`, `accuracy gain`; then
-    the parameters, NaN where one is inactive; `NAME (parameter)` where a figure has its name.
+    Columns: `trial`; each objective, the metric as its mean over further seeds (see `final`) with
+    the standard error `accuracy (se)` (the metric's name); then `accuracy (test)` with
+    `accuracy (test se)` where it was scored, and the gain over the baseline (see `gains`):
+    `faster`, `smaller`, `accuracy gain`; then the parameters, NaN where one is inactive;
+    `NAME (parameter)` where a figure has its name.
     """
     import pandas as pd
 
@@ -53,7 +56,7 @@ def _frames(run: Run, target: str, trials: Sequence[Trial]) -> tuple[pd.DataFram
     figures = pd.DataFrame([_figures(run, target, trial) for trial in trials])
     rows = [dict(trial.candidate) for trial in trials]
     choices = pd.DataFrame(rows)
-    for name in choices:  # one column of numbers would make 1 and 1.0 one value
+    for name in map(str, choices):  # one column of numbers would make 1 and 1.0 one value
         if len({type(row[name]) for row in rows if name in row}) > 1:
             choices[name] = pd.Series([row.get(name, np.nan) for row in rows], dtype=object)
     names = [*run.header["config"]["space"], *(n for t in trials for n in t.candidate)]
@@ -67,13 +70,29 @@ def _figures(run: Run, target: str, trial: Trial) -> dict[str, Any]:
     found = gains(run, target, trial)
     for objective in run.objectives(target):
         name, gain = objective.name, gain_name(objective.name)
-        values = [m.value for m in trial.measurements if (m.objective, m.target) == objective.key]
-        row[name] = values[0] if values else math.nan
+        try:
+            measured = final(trial, objective)
+        except KeyError:  # a baseline that failed
+            row[name] = math.nan
+            continue
+        columns = {name: measured}
         if trial.test is not None and trial.test.objective == name:
-            row[f"{name} (test)"] = trial.test.value
+            columns[f"{name} (test)"] = trial.test
+        elif trial.untested is not None and not objective.known_before_training:
+            row[f"{name} (test)"] = math.nan
+        for column, measurement in columns.items():
+            row[column] = measurement.value
+            error = standard_error(measurement)
+            if error is not None:
+                row[_error_column(column)] = error
         if gain in found:
             row[gain] = found.pop(gain)
     return {**row, **found}
+
+
+def _error_column(column: str) -> str:
+    """Where the standard error of a column stands."""
+    return f"{column[:-1]} se)" if column.endswith(")") else f"{column} (se)"
 
 
 def render(run: Run, target: str | None, form: Format) -> str:
@@ -100,7 +119,7 @@ def render(run: Run, target: str | None, form: Format) -> str:
         text = tabulate(rows, flat, tablefmt="pipe", disable_numparse=True, colalign=right)
     else:
         text = _plain_tables(run, target)
-    under = caption(run, target) if run.front(target) else nothing
+    under = caption(run, target) if run.contenders(target) else nothing
     return f"{text}\n\n{under}"
 
 
@@ -148,10 +167,20 @@ def table_cells(
     headers, columns = ["trial"], [[_label(t) for t in trials]]
     for frame in frames if only is None else [frames[_PARTS.index(only)]]:
         for column in map(str, frame.columns):
-            if column == "trial" and frame is frames[0]:
+            figures = frame is frames[0]
+            if figures and (column == "trial" or column.endswith(("(se)", " se)"))):
                 continue
-            headers.append(heads.get(column, column) if frame is frames[0] else column)
-            columns.append(_cells(list(frame[column])))
+            headers.append(heads.get(column, column) if figures else column)
+            cells, errors = _cells(list(frame[column])), _error_column(column)
+            if figures and errors in frame:
+                cells = [
+                    value if error != error else f"{value} ± {error:.2g}"
+                    for value, error in zip(cells, frame[errors], strict=True)
+                ]
+            if figures and column.endswith("(test)"):
+                missing = [t.test is None and t.untested is not None for t in trials]
+                cells = ["failed" if no else c for no, c in zip(missing, cells, strict=True)]
+            columns.append(cells)
     return headers, [list(row) for row in zip(*columns, strict=True)]
 
 
@@ -208,11 +237,35 @@ def caption(run: Run, target: str) -> str:
             "before it do not compare with those after."
             for first, changed in run.forced
         ),
-        "A metric without (test) is of the validation split.",
+        *_seeds(run, target),
         *_against(run, target),
         *untested(run),
     ]
     return textwrap.fill(" ".join(lines), 100)
+
+
+def _seeds(run: Run, target: str) -> list[str]:
+    """What the metric's column holds, and which trials left the front by it."""
+    counts = {len(t.repeats) for t in shown_trials(run, target)} - {0}
+    said = ["A metric without (test) is of the validation split."]
+    if counts:
+        seeds = " to ".join(map(str, sorted({min(counts), max(counts)})))
+        said = [
+            f"The metric without (test) is the mean over {seeds} further seeds on the validation "
+            "split; (test) is that of the weights that are exported; each ± one standard error."
+        ]
+    for t in shown_trials(run, target):
+        failed = [r for r in t.repeats if r.failure is not None]
+        if failed:
+            said.append(
+                f"Trial {t.number} failed with {len(failed)} of {len(t.repeats)} further seeds "
+                f"({failed[-1].failure.message if failed[-1].failure else ''})."
+            )
+    left = run.left(target)
+    if left:
+        words = ", ".join(f"{t.number} ({why})" for t, why in left)
+        said.append(f"Off the front once scored with further seeds: {words}.")
+    return said
 
 
 def _against(run: Run, target: str) -> list[str]:
@@ -254,7 +307,7 @@ def hypervolume(run: Run, target: str) -> float | None:
     if target not in run.references:
         return None
     objectives = run.objectives(target)
-    losses = [t.losses(objectives) for t in run.front(target)]
+    losses = [final_losses(t, objectives) for t in run.front(target)]
     return relative_hypervolume(np.asarray(losses), *run.references[target])
 
 
@@ -276,7 +329,20 @@ def _plain(run: Run, target: str) -> dict[str, Any]:
         "trials": len(run.trials),
         "baseline": None if run.baseline is None else _plain_trial(run, target, run.baseline),
         "front": [_plain_trial(run, target, trial) for trial in run.front(target)],
+        "left": [
+            {**_plain_trial(run, target, trial), "why": why} for trial, why in run.left(target)
+        ],
     }
+
+
+def _plain_final(run: Run, target: str, trial: Trial) -> dict[str, Any] | None:
+    """The metric over further seeds; None where there are none."""
+    for objective in (*run.objectives(target), *run.limits):
+        if not objective.known_before_training and trial.repeats:
+            found = final(trial, objective)
+            failed = [r.failure.to_json() for r in trial.repeats if r.failure is not None]
+            return {**found.to_json(), "failures": failed} if "seeds" in found.detail else None
+    return None
 
 
 def _plain_trial(run: Run, target: str, trial: Trial) -> dict[str, Any]:
@@ -284,6 +350,7 @@ def _plain_trial(run: Run, target: str, trial: Trial) -> dict[str, Any]:
         "trial": trial.number,
         "candidate": dict(trial.candidate),
         "measurements": [m.to_json() for m in trial.measurements],
+        "final": _plain_final(run, target, trial),
         "gains": gains(run, target, trial),
         "failure": None if trial.failure is None else trial.failure.to_json(),
         "test": None if trial.test is None else trial.test.to_json(),

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from paretax.errors import UsageError
 from paretax.evaluators import Objective
 from paretax.results.agreement import Pairs, model_pairs, parts_pairs
+from paretax.results.final_scores import final, standard_error
 from paretax.results.leaderboard import caption, cell, heading, table_cells
 from paretax.results.run import Run
 from paretax.results.trial import Trial
@@ -85,14 +86,16 @@ def _trade_off(run: Run, target: str, first: Objective, other: Objective) -> go.
     """All trained trials in two objectives, those of the front on a line."""
     import plotly.graph_objects as go
 
-    front = sorted(run.front(target), key=lambda t: t.measured(other).value)
+    front = sorted(run.front(target), key=lambda t: final(t, other).value)
     numbers = {t.number for t in front}
     others = [t for t in run.trials if t.valid and t.number not in numbers]
     figure = go.Figure()
     for name, trials, colour in (("dominated", others, _OTHERS), ("front", front, _FRONT)):
         figure.add_scatter(
-            x=[t.measured(other).value for t in trials],
-            y=[t.measured(first).value for t in trials],
+            x=[final(t, other).value for t in trials],
+            y=[final(t, first).value for t in trials],
+            error_x=_bars(trials, other),
+            error_y=_bars(trials, first),
             mode="markers",
             name=name,
             marker={"color": colour, "size": 8},
@@ -100,6 +103,14 @@ def _trade_off(run: Run, target: str, first: Objective, other: Objective) -> go.
             hovertemplate="%{text}<br>%{x}, %{y}<extra></extra>",
         )
     return _laid_out(figure, _axis(run, target, other), _axis(run, target, first))
+
+
+def _bars(trials: Sequence[Trial], objective: Objective) -> dict[str, Any] | None:
+    """One standard error to either side; None where none is known."""
+    errors = [standard_error(final(t, objective)) for t in trials]
+    if all(error is None for error in errors):
+        return None
+    return {"type": "data", "array": [error or 0.0 for error in errors], "thickness": 1}
 
 
 def _axis(run: Run, target: str, objective: Objective) -> str:

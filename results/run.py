@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,11 @@ from safetensors.numpy import load_file, save_file
 
 from paretax.errors import UsageError, unknown
 from paretax.evaluators import Failure, Measurement, Objective, Workbench
+from paretax.results.final_scores import final_losses, why_it_left
 from paretax.results.journal import Event, read_events
 from paretax.results.pareto import nondominated
 from paretax.results.teaching import Teacher, parse_teacher
-from paretax.results.trial import Trial
+from paretax.results.trial import Repeat, Trial
 from paretax.spaces import Candidate
 from paretax.tasks import load_task
 
@@ -140,9 +141,30 @@ class Run:
             raise UsageError(f"the run {str(self.folder)!r} has {there}, got {number}")
         return self.trials[number]
 
-    def front(self, target: str) -> list[Trial]:
-        """The trials that no other one dominates on a target, best in the first objective first."""
+    @property
+    def limits(self) -> tuple[Objective, ...]:
+        """Everything that has a hard limit; nothing in journals of earlier versions."""
+        return tuple(Objective(**o) for o in self.header.get("limits", ()))
+
+    def contenders(self, target: str) -> list[Trial]:
+        """The front by the search's own scores, best in the first objective first."""
         return front(self.trials, self.objectives(target))
+
+    def front(self, target: str) -> list[Trial]:
+        """The trials that no other one dominates on a target, best in the first objective first.
+
+        Those of `contenders`, by the means over further seeds once they are there.
+        """
+        return final_front(self.contenders(target), self.objectives(target), self.limits)
+
+    def left(self, target: str) -> list[tuple[Trial, str]]:
+        """The contenders that are not on the front any more, each with the reason."""
+        staying = {t.number for t in self.front(target)}
+        return [
+            (t, why_it_left(t, self.limits) or "dominated")
+            for t in self.contenders(target)
+            if t.number not in staying
+        ]
 
     def weights_file(self, number: int) -> Path:
         """Where a trial's trained weights are, if they were kept."""
@@ -157,6 +179,18 @@ def front(trials: tuple[Trial, ...], objectives: tuple[Objective, ...]) -> list[
     losses = np.asarray([t.losses(objectives) for t in valid])
     kept = [t for t, keep in zip(valid, nondominated(losses), strict=True) if keep]
     return sorted(kept, key=lambda t: t.losses(objectives))
+
+
+def final_front(
+    contenders: Sequence[Trial], objectives: tuple[Objective, ...], limits: Sequence[Objective]
+) -> list[Trial]:
+    """The contenders that no other one dominates by final scores, and that keep the limits."""
+    staying = [t for t in contenders if why_it_left(t, limits) is None]
+    if not any(t.repeats for t in staying):
+        return staying
+    losses = np.asarray([final_losses(t, objectives) for t in staying])
+    kept = [t for t, keep in zip(staying, nondominated(losses), strict=True) if keep]
+    return sorted(kept, key=lambda t: final_losses(t, objectives))
 
 
 def latest(
@@ -201,8 +235,22 @@ def apply_event(trials: dict[int, Trial], event: Event) -> None:
     elif kind == "stopped_at":
         number = event["trial"]
         trials[number] = replace(trials[number], stopped=int(event["epoch"]))
+    elif kind == "repeated":
+        trials[event["trial"]] = _with_repeat(trials[event["trial"]], event)
     elif kind == "tested":
         trials[event["trial"]] = _with_test(trials[event["trial"]], event)
+
+
+def _with_repeat(trial: Trial, event: Event) -> Trial:
+    """A trial with a training of another seed, in place of an earlier try with that seed."""
+    found, failed = event.get("measurement"), event.get("failure")
+    repeat = Repeat(
+        seed=int(event["seed"]),
+        measurement=None if found is None else Measurement.from_json(found),
+        failure=None if failed is None else Failure.from_json(failed),
+    )
+    others = (r for r in trial.repeats if r.seed != repeat.seed)
+    return replace(trial, repeats=(*others, repeat))
 
 
 def _with_test(trial: Trial, event: Event) -> Trial:

@@ -9,6 +9,26 @@ from paretax.spaces import Candidate
 
 
 @dataclass(frozen=True, kw_only=True)
+class Repeat:
+    """A trial of the final front that was trained again with another seed.
+
+    Args:
+        seed: of that training.
+        measurement: the metric on the validation split; None where there is none.
+        failure: why there is none.
+    """
+
+    seed: int
+    measurement: Measurement | None = None
+    failure: Failure | None = None
+
+    @property
+    def tried(self) -> bool:
+        """Whether it came to an end; a worker that was lost meanwhile is no try."""
+        return self.failure is None or self.failure.reason is not Reason.WORKER_LOST
+
+
+@dataclass(frozen=True, kw_only=True)
 class Trial:
     """One candidate of a run, as far as the journal tells.
 
@@ -22,6 +42,7 @@ class Trial:
         trained: whether its training ended well.
         rungs: the metric at each rung that it has reached, in their order.
         stopped: the epoch of the rung at which it was stopped; None where it was not.
+        repeats: trainings with further seeds; none unless it was on the final front.
         test: the metric on the test split; None unless it was on the final front.
         untested: why there is no metric on the test split, where it was asked for.
         whole: with it, latencies of whole programs on targets that were priced from parts.
@@ -38,6 +59,7 @@ class Trial:
     trained: bool = False
     rungs: tuple[Measurement, ...] = ()
     stopped: int | None = None
+    repeats: tuple[Repeat, ...] = ()
     test: Measurement | None = None
     untested: Failure | None = None
     whole: tuple[Measurement, ...] = ()

@@ -42,8 +42,8 @@ def make_baseline(space: Space, task: Task, given: Mapping[str, Value] | None = 
         UsageError: a given name that nothing reads, or a value that is not allowed.
     """
     given = dict(given or {})
-    for name, value in given.items():
-        _check(name, value, task)
+    for name in given:
+        _check(name, given[name], task)
     chosen: dict[str, Value] = {}
     for parameter in space.order:
         name = parameter.name
@@ -54,13 +54,10 @@ def make_baseline(space: Space, task: Task, given: Mapping[str, Value] | None = 
                     "leave it out, or give that as well"
                 )
             continue
-        if name in given:
-            own = _own_form(parameter, given[name])
-            value: Value | None = given[name] if own is None else own
-        else:
-            value = _usual(parameter, space, task)
-        if value is not None:
-            chosen[name] = value
+        value = given.get(name)
+        own = _usual(parameter, space, task) if value is None else _own_form(parameter, value)
+        if own is not None or value is not None:
+            chosen[name] = own if own is not None else given[name]
     return Candidate({**given, **chosen})
 
 

@@ -148,6 +148,10 @@ class SearchConfig(_Part):
     moved to one of them: they keep their numbers (learning rate, bit-widths), and take its
     architecture, batch size, optimiser and techniques. None: no bound."""
 
+    final_seeds: int = Field(default=3, ge=0)
+    """Further seeds that the final front is trained with, once the budget is spent: the mean of
+    their metric then counts, with its standard error. 0: the search's own scores count."""
+
     rungs: RungsConfig | None = None
     """Early stopping; None: every candidate is trained to its end."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -12,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from paretax.errors import UsageError
 from paretax.evaluators import (
     Evaluation,
     Failure,
@@ -21,20 +19,19 @@ from paretax.evaluators import (
     Reason,
     worst_violation,
 )
-from paretax.evaluators.runtime import machine, versions
 from paretax.results import pareto
-from paretax.results.fingerprint import check_fingerprint, differences
 from paretax.results.gains import baseline_trouble
-from paretax.results.journal import FORMAT, Journal, check_folder, has_events
-from paretax.results.run import Run, apply_event, latest, save_weights
+from paretax.results.journal import Journal, check_folder
+from paretax.results.run import Run, apply_event, final_front, latest, save_weights
 from paretax.results.teaching import keep_lesson, run_lesson
 from paretax.results.trial import Trial
 from paretax.search.executors import Executor, make_executor
 from paretax.search.executors.protocol import calls_of
-from paretax.search.finishing import score_test
+from paretax.search.finishing import repeat, score_test, to_repeat
 from paretax.search.planning import Plan
 from paretax.search.progress import Progress, Status, silent
 from paretax.search.proposing import propose
+from paretax.search.resuming import header, resumed, run_so_far, taught, unfinished
 from paretax.search.rungs import losses_at
 from paretax.search.samplers import Observation
 from paretax.search.standing import Standing
@@ -77,8 +74,8 @@ def run_search(
         KeyboardInterrupt: the user stopped it; what was measured is in the journal.
     """
     check_folder(out, resume=resume)
-    before = _before(out, plan, force_data) if resume else None
-    if before is not None and not _unfinished(before, plan):
+    before = run_so_far(out, plan, force_data) if resume else None
+    if before is not None and not unfinished(before, plan):
         return before
     spec = WorkerSpec(
         task=plan.config.task,
@@ -102,17 +99,16 @@ def run_search(
     # Workers first: a cluster that is not there leaves nothing behind.
     with executor, Journal(out, resume=resume) as journal:
         if before is not None:
-            before = _before(
-                out, plan, force_data
-            )  # whoever had the journal until now may have added to it
+            # Whoever had the journal until now may have added to it.
+            before = run_so_far(out, plan, force_data)
         if before is None:
-            journal.append(_header(plan))
+            journal.append(header(plan))
         else:
-            journal.append(_resumed(before, plan))
+            journal.append(resumed(before, plan))
         if spec.lesson is not None:
             keep_lesson(out, spec.lesson)
             if before is None or before.taught is None:
-                journal.append(_taught(spec.lesson))
+                journal.append(taught(spec.lesson))
         _Search(plan, out, journal, before, progress).run(executor)
     return Run.open(out)
 
@@ -136,93 +132,6 @@ def _lesson(plan: Plan, out: Path, before: Run | None, progress: Progress) -> Le
     )
     taught = None if before is None else before.taught
     return run_lesson(plan.bench, plan.teacher, out, taught)
-
-
-def _before(out: Path, plan: Plan, force_data: bool) -> Run | None:
-    """The run so far; None where its driver was killed before the first event."""
-    if not has_events(out):
-        return None
-    run = Run.open(out)
-    _check_same(run, plan)
-    check_fingerprint(out, run.fingerprint(), plan.fingerprint, insist=force_data)
-    return run
-
-
-def _resumed(run: Run, plan: Plan) -> dict[str, Any]:
-    """The event of a resumption; with the fingerprint where the run had another one, or none."""
-    event = {"event": "resumed", "time": time.time(), "machine": machine()}
-    then = run.fingerprint()
-    forced = {} if then is None else {"forced": differences(then, plan.fingerprint)}
-    if then is None or forced["forced"]:
-        event |= {"fingerprint": plan.fingerprint, **forced}
-    return event
-
-
-def _taught(lesson: Lesson) -> dict[str, Any]:
-    about = {"key": lesson.key, "teacher": lesson.teacher, "validation": lesson.score}
-    return {"event": "taught", **about}
-
-
-def _unfinished(run: Run, plan: Plan) -> bool:
-    """Whether a run has anything left to do."""
-    trials = plan.trials
-    to_test = [t for name in run.targets for t in run.front(name)]
-    to_test += [t for t in run.trials if t.baseline and t.trained]
-    return (
-        trials is None
-        or len(run.trials) < trials
-        or not all(t.done for t in run.trials)
-        or not all(t.tested for t in to_test)
-    )
-
-
-def _header(plan: Plan) -> dict[str, Any]:
-    return {
-        "event": "run",
-        "format": FORMAT,
-        "time": time.time(),
-        "config": plan.config.model_dump(mode="json"),
-        "objectives": [o.to_json() for o in plan.objectives],
-        "profiles": _profiles(plan),
-        "search_path": [str(p) for p in plan.search_path],
-        "versions": versions(),
-        "paretax": versions().get("paretax"),
-        "machine": machine(),
-        "fingerprint": plan.fingerprint,
-    }
-
-
-def _profiles(plan: Plan) -> dict[str, Any]:
-    return {t.profile.name: t.profile.model_dump(mode="json") for t in plan.targets}
-
-
-_MUST_STAY = ("processor", "xla_flags", "jaxlib")  # what latencies and trained bits depend on
-_MAY_CHANGE = {"budget", "workers", "executor", "trial_seconds"}
-
-
-def _check_same(run: Run, plan: Plan) -> None:
-    there = {**run.header["versions"], **run.header["machine"]}
-    here = {**versions(), **machine()}
-    for key in _MUST_STAY:
-        if here.get(key) != there.get(key):
-            raise UsageError(
-                f"the run {str(run.folder)!r} was measured with {key} {there.get(key)!r}, and here "
-                f"it is {here.get(key)!r}, so the figures would not compare: resume it there, or "
-                "start a new run"
-            )
-    for name, profile in _profiles(plan).items():
-        if run.header["profiles"].get(name) != profile:
-            raise UsageError(
-                f"the run {str(run.folder)!r} was scored with another profile of {name!r}, so the "
-                "figures would not compare: resume it with that profile, or start a new run"
-            )
-    now, then = plan.config.model_dump(mode="json"), run.header["config"]
-    for key in now:
-        if key not in _MAY_CHANGE and json.dumps(now[key]) != json.dumps(then.get(key)):
-            raise UsageError(
-                f"the run {str(run.folder)!r} was started with another {key!r}: resume it with the "
-                "config it was started with, or start a new one with another --out"
-            )
 
 
 def trial_seed(seed: int, candidate: Candidate) -> int:
@@ -271,7 +180,7 @@ class _Search:
                     break
             state = self._round(executor, number, state)
             number += 1
-        self._test(executor)
+        self._finish(executor)
         self._note("ended")
 
     def _under_way(self, number: int) -> list[Trial]:
@@ -463,13 +372,24 @@ class _Search:
                 f"{last.reason}: {last.message}"
             )
 
-    def _test(self, executor: Executor) -> None:
-        """Score the final fronts, and the baseline, on the test split, each trial once."""
-        chosen = {t.number for target in self._targets for t in self._standing.front(target)}
-        chosen |= {t.number for t in self._trials.values() if t.baseline and t.trained}
+    def _finish(self, executor: Executor) -> None:
+        """Score the final fronts, and the baseline, with further seeds and on the test split."""
+        fronts = {target: self._contenders(target) for target in self._targets}
+        baseline = [t for t in self._trials.values() if t.baseline and t.trained]
+        self.report("repeating")
+        all_of_them = [*(t for front in fronts.values() for t in front), *baseline]
+        repeat(executor, to_repeat(all_of_them, self._plan.config.final_seeds), self._note)
         self.report("testing")
-        numbers = sorted(chosen)
-        score_test(executor, self._trials, numbers, self._plan.metric, self._out, self._note)
+        numbers = {t.number for t in baseline}
+        for target, objectives in self._targets.items():
+            kept = final_front(self._contenders(target), objectives, self._plan.limits)
+            numbers |= {t.number for t in kept}
+        metric, ordered = self._plan.metric, sorted(numbers)
+        score_test(executor, self._trials, ordered, metric, self._out, self._note)
+
+    def _contenders(self, target: str) -> list[Trial]:
+        """A target's front by the search's own scores, each trial as it is now."""
+        return [self._trials[t.number] for t in self._standing.front(target)]
 
     def report(self, phase: str) -> None:
         """Tell the progress where the search stands."""

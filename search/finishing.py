@@ -1,12 +1,15 @@
-"""The end of a search: its final front is scored on the test split."""
+"""The end of a search: its final front is scored with further seeds, and on the test split."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
+from paretax.results.final_scores import further_seeds
 from paretax.results.run import load_weights
 from paretax.results.trial import Trial
 from paretax.search.executors import Executor
@@ -19,10 +22,44 @@ class Note(Protocol):
     def __call__(self, event: str, **content: Any) -> None: ...
 
 
+def to_repeat(contenders: Iterable[Trial], count: int) -> list[tuple[Trial, int]]:
+    """Trials, each with a seed with which it is still to be trained.
+
+    Args:
+        contenders: the front by the search's own scores, and the baseline.
+        count: of further seeds.
+    """
+    left = []
+    for trial in {t.number: t for t in contenders}.values():
+        tried = {r.seed for r in trial.repeats if r.tried}
+        left += [(trial, seed) for seed in further_seeds(trial, count) if seed not in tried]
+    return left
+
+
+def repeat(executor: Executor, left: Sequence[tuple[Trial, int]], note: Note) -> None:
+    """Train trials again with further seeds; a failure is noted, and counts for its seed alone."""
+    by_trial: dict[int, deque[tuple[Trial, int]]] = {}
+    for trial, seed in left:
+        by_trial.setdefault(trial.number, deque()).append((trial, seed))
+    while by_trial:  # one call a trial at a time, as an executor tells them apart by the trial
+        now = {number: waiting.popleft() for number, waiting in by_trial.items()}
+        by_trial = {number: waiting for number, waiting in by_trial.items() if waiting}
+        for number, evaluation in executor.run(
+            calls_of("repeat", [replace(trial, seed=seed) for trial, seed in now.values()])
+        ):
+            content: dict[str, Any] = {"trial": number, "seed": now[number][1]}
+            content["time"] = round(time.time(), 3)
+            if evaluation.failure is not None:
+                content["failure"] = evaluation.failure.to_json()
+            else:
+                content["measurement"] = evaluation.measurements[0].to_json()
+            note("repeated", **content)
+
+
 def score_test(
     executor: Executor,
     trials: Mapping[int, Trial],
-    numbers: list[int],
+    numbers: Sequence[int],
     metric: str,
     folder: Path,
     note: Note,

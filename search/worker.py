@@ -87,7 +87,7 @@ class Worker:
             kind: the method.
             calls: its arguments, call by call.
         """
-        if kind in ("train", "advance") and len(calls) > 1:
+        if kind in ("train", "advance", "repeat") and len(calls) > 1:
             epochs = calls[0][2] if kind == "advance" else None
             self._trainer.advance_together([(call[0], call[1]) for call in calls], epochs)
         for arguments in calls:
@@ -110,6 +110,10 @@ class Worker:
     def train(self, candidate: Candidate, seed: int) -> Evaluation:
         """The metric on the validation split, after a training; with the weights."""
         return _guarded(self._trainer.evaluate, candidate, seed)
+
+    def repeat(self, candidate: Candidate, seed: int) -> Evaluation:
+        """The metric on the validation split of a training with another seed; no weights."""
+        return _guarded(self._trainer.repeat, candidate, seed)
 
     def test(
         self,

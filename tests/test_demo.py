@@ -55,7 +55,7 @@ def test_a_point_four_times_smaller_is_nearly_as_accurate_as_its_dense_twin(demo
     drops = {}
     for trial in run.front("cpu"):
         (size,) = (m for m in trial.measurements if m.objective == "size")
-        if size.detail["dense_float32"] < 4 * size.value:
+        if size.detail["dense"] < 4 * size.value:
             continue
         compressed = {"sparsity", "quantize", "weight_bits", "activation_bits"}
         twin = {k: v for k, v in trial.candidate.items() if k not in compressed}

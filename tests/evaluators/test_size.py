@@ -27,7 +27,7 @@ def test_bytes_by_hand(bench: Workbench, compressed: dict[str, Any], expected: i
     evaluation = SizeEvaluator(bench).evaluate({"width": 4, "depth": 1, **compressed}, 0)
     (measurement,) = evaluation.measurements
     assert measurement.value == expected
-    assert measurement.detail == {"dense_float32": 4 * (120 + 4 + 8 + 2)}
+    assert measurement.detail == {"dense": 4 * (120 + 4 + 8 + 2)}
     assert (measurement.objective, measurement.unit) == ("size", "bytes")
     assert measurement.provenance is Provenance.MODELLED
     assert measurement.target is None
@@ -40,7 +40,7 @@ def test_the_dense_size_is_of_the_same_shape(bench: Workbench) -> None:
         candidate = {"width": width, "depth": 1, "quantize": True, "sparsity": 0.9}
         (measurement,) = SizeEvaluator(bench).evaluate(candidate, 0).measurements
         dense = 4 * (30 * width + width + 2 * width + 2)
-        assert measurement.detail["dense_float32"] == dense
+        assert measurement.detail["dense"] == dense
         assert measurement.value < dense
 
 

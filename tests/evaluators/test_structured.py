@@ -136,7 +136,7 @@ def test_what_is_measured_and_stored_is_smaller(case: Case) -> None:
     (size,) = SizeEvaluator(bench).evaluate(case.candidate, 0).measurements
     (whole,) = SizeEvaluator(bench).evaluate(dense, 0).measurements
     assert size.value == sum(4 * int(np.prod(s.shape)) for s in small.arrays.values())
-    assert size.detail["dense_float32"] == whole.value
+    assert size.detail["dense"] == whole.value
     assert size.value < 0.6 * whole.value
 
 

@@ -62,7 +62,7 @@ def size(value: float) -> dict[str, Any]:
         "unit": "bytes",
         "provenance": "modelled",
         "seconds": 0.0,
-        "detail": {"dense_float32": 800},
+        "detail": {"dense": 800},
     }
 
 

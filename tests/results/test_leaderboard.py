@@ -152,6 +152,7 @@ def test_json_is_stable(run: Run) -> None:
         "trials",
         "baseline",
         "front",
+        "left",
     ]
     assert (found["task"], found["target"], found["trials"]) == ("breast_cancer", "cpu", 7)
     assert found["run"] == str(run.folder)
@@ -171,7 +172,7 @@ def test_json_is_stable(run: Run) -> None:
                     "unit": "bytes",
                     "provenance": "modelled",
                     "seconds": 0.0,
-                    "detail": {"dense_float32": 800},
+                    "detail": {"dense": 800},
                 },
                 {
                     "objective": "latency",
@@ -192,6 +193,7 @@ def test_json_is_stable(run: Run) -> None:
                     "detail": {"split": "validation"},
                 },
             ],
+            "final": None,
             "gains": {"accuracy gain": 0.0, "faster": 1.0, "smaller": 1.0},
             "failure": None,
             "test": {

@@ -31,6 +31,7 @@ CONFIG: dict[str, Any] = {
     "limits": {"size": 1000},
     "budget": {"trials": 12},
     "sampler": {"name": "nsga2", "options": {"population": 4}},
+    "final_seeds": 2,
     "executor": "inline",
 }
 
@@ -46,6 +47,8 @@ def outcomes(run: Run) -> list[Any]:
             [(m.objective, m.value) for m in t.measurements],
             t.failure,
             t.trained,
+            t.baseline,
+            sorted((r.seed, r.measurement and r.measurement.value) for r in t.repeats),
             None if t.test is None else t.test.value,
         )
         for t in run.trials
@@ -92,6 +95,8 @@ def test_cut_anywhere_a_run_ends_as_if_it_had_not_been(undisturbed: Run, tmp_pat
             assert {n: after[n] for n in before} == before
             trained = [e["trial"] for e in events(folder) if e["event"] == "trained"]
             assert len(trained) == len(set(trained)), "a finished trial was repeated"
+            again = [(e["trial"], e["seed"]) for e in events(folder) if e["event"] == "repeated"]
+            assert len(again) == len(set(again)), "a training with a further seed was repeated"
 
 
 def test_resuming_a_finished_run_changes_nothing(undisturbed: Run) -> None:
@@ -167,6 +172,6 @@ def test_a_run_is_not_resumed_on_another_processor(
     config = {**CONFIG, "objectives": ["accuracy", "latency"], "budget": {"trials": 2}}
     run_search(plan(parse_config(config, "config")), tmp_path / "run")
     more = plan(parse_config({**config, "budget": {"trials": 4}}, "config"))
-    monkeypatch.setattr("paretax.search.engine.machine", lambda: {"processor": "another"})
+    monkeypatch.setattr("paretax.search.resuming.machine", lambda: {"processor": "another"})
     with pytest.raises(UsageError, match=r"processor.*'another'"):
         run_search(more, tmp_path / "run", resume=True)

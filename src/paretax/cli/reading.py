@@ -71,11 +71,12 @@ def export(
     from paretax.evaluators.runtime import apply_worker_environment
 
     apply_worker_environment()
-    from paretax.results import ExportError, NotReproducedError, Run, export_bundle, select
+    from paretax.results import ExportError, NotReproducedError, Run, choose, export_bundle
 
     opened = Run.open(run)
     device = opened.target(target)
-    trial = select(opened, device, where or [], pick)
+    choice = choose(opened, device, where or [], pick)
+    trial, alike = choice.trial, choice.describe()
     with failing_on(ExportError, NotReproducedError):
         manifest = export_bundle(opened, trial, device, out, force_data=force_data)
     test = manifest["test"]
@@ -84,6 +85,8 @@ def export(
         f"test split (measured through the exported program), "
         f"{manifest['weights']['bytes']} bytes of weights"
     )
+    if alike is not None:
+        print(alike)
 
 
 def verify(

@@ -96,8 +96,8 @@ def search(
         f"{len(run.trials)} trials in {time.monotonic() - start:.0f} s: {fronts}, "
         f"{rejected} rejected, {failed} failed{early}.\nRead it with: paretax leaderboard {folder}"
     )
-    for words in closing_words(run):
-        print(words)
+    for said in closing_words(run):
+        print(said)
 
 
 def space(
