@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from paretax.evaluators import AccuracyEvaluator, Workbench
-from paretax.results import Run
+from paretax.results import Run, select
+from paretax.results.final_scores import final, standard_error
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -68,10 +70,22 @@ def test_a_point_four_times_smaller_is_nearly_as_accurate_as_its_dense_twin(demo
     assert min(drops.values()) <= 0.015
 
 
+def test_the_exported_point_holds_on_the_test_split_what_its_row_says(demo: Path) -> None:
+    """Within two standard errors of the difference, the two splits' errors being independent."""
+    run = Run.open(demo)
+    trial = select(run, "cpu", ["accuracy>=0.95"], "knee")
+    row = final(trial, run.objectives("cpu")[0])
+    assert len(row.detail["seeds"]) == 3
+    assert trial.test is not None
+    errors = [standard_error(row), standard_error(trial.test)]
+    assert all(error is not None and 0 < error < 0.03 for error in errors)
+    assert abs(row.value - trial.test.value) <= 2 * math.hypot(*map(float, filter(None, errors)))
+
+
 def test_export_and_verify(demo: Path, tmp_path: Path) -> None:
     bundle = tmp_path / "bundle"
     paretax(
-        *("export", demo, "--target", "cpu", "--where", "accuracy>=0.96"),
+        *("export", demo, "--target", "cpu", "--where", "accuracy>=0.95"),
         *("--pick", "knee", "-o", bundle),
     )
     assert "are as the manifest says" in paretax("verify", bundle, cwd=tmp_path)

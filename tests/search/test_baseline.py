@@ -119,7 +119,7 @@ def test_widths_are_of_no_account_where_the_grid_is_off(task: Task) -> None:
 
 def test_values_that_the_user_gives_go_first(task: Task) -> None:
     space = parse_space(SPACE)
-    given = {"width": 256, "epochs": 9, "optimizer": "sgd", "learning_rate": 0.01}
+    given: dict[str, Any] = {"width": 256, "epochs": 9, "optimizer": "sgd", "learning_rate": 0.01}
     found = make_baseline(space, task, given)
     assert dict(found) == {**USUAL, **given}
     assert not is_within(space, found)
