@@ -72,13 +72,14 @@ def one_trial(task: str, kind: str, out: Path) -> tuple[Run, Trial]:
         "objectives": ["accuracy", "size"],
         "executor": "inline",
         "sampler": "random",
-        "budget": {"trials": 1},
+        "budget": {"trials": 2},
+        "final_seeds": 1,
         "space": space,
     }
     if "distill" in space:
         config["teacher"] = {"candidate": {**SMALL, "width": 16}}
     run = run_search(plan(parse_config(config, "the config"), [EXAMPLES]), out / "run")
-    (trial,) = run.trials
+    (trial,) = (t for t in run.trials if not t.baseline)
     return run, trial
 
 

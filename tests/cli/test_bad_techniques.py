@@ -234,7 +234,7 @@ def test_a_program_may_teach(
     outcome = command("search", config_file(taught), "--out", tmp_path / "run")
     assert outcome.code == 0, outcome.err
     run = Run.open(tmp_path / "run")
-    (metric,) = (m for m in run.trials[0].measurements if m.objective == "accuracy")
+    (metric,) = (m for m in run.trials[1].measurements if m.objective == "accuracy")
     assert "distilled from the program teacher.bin" in "".join(metric.detail["steps"])
 
 

@@ -49,3 +49,29 @@ def test_what_is_trained_does_not_matter(bench: Workbench) -> None:
     one = evaluator.evaluate({"width": 4, "learning_rate": 0.1}, 0)
     assert one == evaluator.evaluate({"width": 4, "learning_rate": 0.2, "epochs": 3}, 1)
     assert evaluator.provides == ("size",)
+
+
+@pytest.mark.parametrize(
+    "preprocessing",
+    [
+        {"normalization": "standard"},
+        {"normalization": "robust", "pca": 5},
+        {"outliers": "winsorize"},
+    ],
+    ids=str,
+)
+def test_a_dense_model_is_as_large_as_its_dense_size(
+    bench: Workbench, preprocessing: dict[str, Any]
+) -> None:
+    """Both hold what preprocessing was fitted to."""
+    plain = SizeEvaluator(bench).evaluate({"width": 4, "depth": 1}, 0).measurements[0].value
+    for compressed in ({}, {"weight_bits": 4}):
+        candidate = {"width": 4, "depth": 1, **preprocessing, **compressed}
+        (measurement,) = SizeEvaluator(bench).evaluate(candidate, 0).measurements
+        fitted = bench.features(candidate).pipeline
+        assert fitted is not None
+        held = sum(a.nbytes for a in fitted.arrays.values())
+        assert held > 0
+        features = bench.features(candidate).train.inputs.shape[1]
+        assert measurement.detail["dense"] == plain - 4 * 4 * (30 - features) + held
+        assert (measurement.value == measurement.detail["dense"]) == (not compressed)

@@ -70,7 +70,7 @@ KINDS: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Found:
-    """A candidate's run, its only trial, and its bundle."""
+    """A candidate's run, its only trial beside the baseline, and its bundle."""
 
     kind: str
     run: Run
@@ -94,7 +94,8 @@ def found(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         "objectives": ["accuracy", "size"],
         "executor": "inline",
         "sampler": "random",
-        "budget": {"trials": 1},
+        "budget": {"trials": 2},
+        "final_seeds": 1,
         "space": {**SMALL, **KINDS[request.param]},
     }
     if "distill" in config["space"]:
@@ -102,7 +103,7 @@ def found(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PARETAX_CACHE", str(out / "cache"))
         run = run_search(plan(parse_config(config, "the config")), out / "run")
-        (trial,) = run.trials
+        (trial,) = (t for t in run.trials if not t.baseline)
         assert trial.failure is None
         export_bundle(run, trial, "cpu", out / "bundle")
         return Found(kind=request.param, run=run, trial=trial, folder=out / "bundle")
@@ -121,7 +122,7 @@ def test_the_exported_program_scores_as_in_the_search(found: Found) -> None:
     held = bench.data.validation
     outputs = bundle(held.inputs)
     assert bench.task.metric.compute(outputs, held.targets) == measured(found.trial, "accuracy")
-    weights = load_weights(found.run.folder, 0)
+    weights = load_weights(found.run.folder, found.trial.number)
     assert weights is not None
     simulated = AccuracyEvaluator(bench).outputs(found.trial.candidate, weights, held.inputs)
     scale = np.abs(simulated).max()
@@ -133,7 +134,7 @@ def test_it_is_reproduced_exactly(found: Found, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("PARETAX_CACHE", str(found.folder.parent / "another cache"))
     again = reproduce(found.run, found.trial)
     assert again.equal
-    kept = load_weights(found.run.folder, 0)
+    kept = load_weights(found.run.folder, found.trial.number)
     assert kept is not None
     assert again.weights is not None
     assert again.weights.keys() == kept.keys()

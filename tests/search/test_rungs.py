@@ -30,6 +30,7 @@ CONFIG: dict[str, Any] = {
     "sampler": "random",
     "batch": 8,
     "rungs": {"first": 3, "factor": 2},
+    "final_seeds": 1,
     "executor": "inline",
 }
 

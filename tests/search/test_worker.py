@@ -26,6 +26,7 @@ from paretax.evaluators import (
 from paretax.evaluators.measured import MeasuredEvaluator
 from paretax.search.worker import Worker, WorkerSpec
 from paretax.spaces import Candidate
+from paretax.tasks import Data, load_task
 
 TASK = """\
 from dataclasses import replace
@@ -44,6 +45,33 @@ def build(config, rngs, inputs):
 
 
 task = replace(given, model=build)
+"""
+
+LATE = """\
+from dataclasses import replace
+from math import nan
+
+from paretax.tasks.breast_cancer import task as given
+
+TEST = len(given.load().test)
+
+
+def compute(outputs, labels):
+    same = (outputs.argmax(axis=-1) == labels).mean()
+    return WRONG if len(labels) == TEST else same
+
+
+load = given.load
+
+
+def shorter():
+    data = load()
+    held = data.validation
+    part = replace(held, inputs=held.inputs[1:], targets=held.targets[1:])
+    return replace(data, validation=part)
+
+
+task = replace(given, load=shorter, metric=replace(given.metric, compute=compute))
 """
 
 SMALL = Candidate({"width": 3, "depth": 1, "epochs": 1, "batch_size": 64})
@@ -73,6 +101,11 @@ def picky(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Worker]:
 def worker() -> Worker:
     """On the breast cancer task; has trained nothing yet."""
     return Worker(spec(wanted=("accuracy", "latency", "size")))
+
+
+def worker_data() -> Data:
+    """Of the breast cancer task."""
+    return load_task("breast_cancer", []).data()
 
 
 def width(value: int) -> Candidate:
@@ -197,9 +230,45 @@ def test_a_training_gives_the_metric_and_the_weights(worker: Worker) -> None:
     kept = worker.test(SMALL, 0, weights, measurement.value).measurements
     trained_again = worker.test(SMALL, 0, None, measurement.value).measurements
     assert [m.value for m in kept] == [m.value for m in trained_again]
-    assert kept[0].detail == {"split": "test"}
+    assert kept[0].detail["split"] == "test"
+    share, examples = kept[0].value, len(worker_data().test)
+    binomial = np.sqrt(share * (1 - share) / examples)
+    assert kept[0].detail["standard_error"] == pytest.approx(binomial, rel=0.2)
     zeros = {name: np.zeros_like(array) for name, array in weights.items()}
     assert worker.test(SMALL, 0, zeros, measurement.value).measurements[0].value != kept[0].value
+
+
+def test_a_further_seed_gives_the_metric_with_its_standard_error(worker: Worker) -> None:
+    plain, again = worker.train(SMALL, 7), worker.repeat(SMALL, 7)
+    assert again.weights is None
+    (measurement,) = again.measurements
+    assert measurement.value == plain.measurements[0].value
+    assert 0 < measurement.detail["standard_error"] < 0.1
+    assert worker.repeat(SMALL, 8).measurements[0].value != measurement.value
+    wild = Candidate({**SMALL, "learning_rate": 1e30})
+    failure = worker.repeat(wild, 0).failure
+    assert failure is not None
+    assert failure.reason is Reason.DIVERGED
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [("nan", "the metric accuracy is nan, and must be finite"), ("1 / 0", "ZeroDivisionError")],
+)
+def test_a_metric_that_fails_on_the_test_split_is_a_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: str, message: str
+) -> None:
+    (tmp_path / "late_task.py").write_text(LATE.replace("WRONG", wrong))
+    monkeypatch.syspath_prepend(tmp_path)
+    late = Worker(spec("late_task:task"))
+    trained = late.train(SMALL, 0)
+    assert trained.failure is None
+    assert late.repeat(SMALL, 1).failure is None
+    tested = late.test(SMALL, 0, trained.weights, trained.measurements[0].value)
+    del sys.modules["late_task"]
+    assert tested.measurements == ()
+    assert tested.failure is not None
+    assert message in tested.failure.message
 
 
 def test_weights_that_came_out_otherwise_are_not_tested(worker: Worker) -> None:
