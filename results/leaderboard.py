@@ -164,6 +164,7 @@ def table_cells(
     trials = shown_trials(run, target)
     frames = _frames(run, target, trials)
     heads = {o.name: heading(run, target, o) for o in run.objectives(target)}
+    signed = {gain_name(o.name) for o in run.objectives(target) if not o.known_before_training}
     headers, columns = ["trial"], [[_label(t) for t in trials]]
     for frame in frames if only is None else [frames[_PARTS.index(only)]]:
         for column in map(str, frame.columns):
@@ -173,15 +174,23 @@ def table_cells(
             headers.append(heads.get(column, column) if figures else column)
             cells, errors = _cells(list(frame[column])), _error_column(column)
             if figures and errors in frame:
-                cells = [
-                    value if error != error else f"{value} ± {error:.2g}"
-                    for value, error in zip(cells, frame[errors], strict=True)
-                ]
+                pairs = zip(frame[column], frame[errors], strict=True)
+                cells = [_with_error(value, error) for value, error in pairs]
+            if figures and column in signed:
+                cells = [f"+{c}" if v > 0 else c for v, c in zip(frame[column], cells, strict=True)]
             if figures and column.endswith("(test)"):
                 missing = [t.test is None and t.untested is not None for t in trials]
                 cells = ["failed" if no else c for no, c in zip(missing, cells, strict=True)]
             columns.append(cells)
     return headers, [list(row) for row in zip(*columns, strict=True)]
+
+
+def _with_error(value: float, error: float) -> str:
+    """A value to the second digit of its standard error; as it is where that is not known."""
+    if not error > 0:  # or NaN
+        return cell(value)
+    places = max(0, 1 - math.floor(math.log10(error)))
+    return f"{value:.{places}f} ± {error:.{places}f}"
 
 
 def _label(trial: Trial) -> str:

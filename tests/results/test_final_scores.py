@@ -98,8 +98,9 @@ def test_the_leaderboard_shows_means_with_standard_errors(again: Again) -> None:
     assert frame["accuracy (se)"][1] == pytest.approx(0.01)
     assert frame["accuracy gain"].tolist() == pytest.approx([0.03, 0.0, -0.1])
     text = " ".join(render(run, None, "table").split())
-    assert "0.93 ± 0.012" in text
-    assert "0.9 ± 0.01" in text
+    assert "0.930 ± 0.012" in text
+    assert "0.900 ± 0.010" in text
+    assert "+0.03 " in text
     assert "mean over 3 further seeds" in text
     found = json.loads(render(run, None, "json"))["front"][0]["final"]
     assert found["value"] == pytest.approx(0.93)

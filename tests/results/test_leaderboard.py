@@ -63,7 +63,7 @@ def table_rows(text: str) -> list[list[str]]:
 def test_a_table_for_the_terminal(run: Run) -> None:
     text = render(run, None, "table")
     assert table_rows(text) == [
-        ["2", "0.95", "0.91", "0.05", "30", "0.6667", "800", "0.5", "16", "false", "-", "sgd"],
+        ["2", "0.95", "0.91", "+0.05", "30", "0.6667", "800", "0.5", "16", "false", "-", "sgd"],
         ["0(baseline)", "0.9", "0.88", "0", "20", "1", "400", "1", "8", "false", "-", "sgd"],
         ["1", "0.8", "-", "-0.1", "25", "0.8", "100", "4", "8", "true", "4", "sgd"],
     ]
