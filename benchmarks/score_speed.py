@@ -2,10 +2,11 @@
 
 - warm: a candidate whose programs are compiled, on six targets: latency, memory, energy, price.
 - cold: the digits MLP on six targets, with nothing compiled and the compilers' processes up.
-- parts: 1,000 candidates that were never seen, of a space whose parts are known; and how well their
-  ranks agree with those of whole programs, on 40 candidates (the worst of the targets).
+- parts: 1,000 candidates that were never seen, of a space whose parts are known, as a search with
+  `parts: true` scores them; and how well their ranks agree with those of whole programs, on 40
+  candidates (the worst of the targets).
 
-The peer's side is what a user does without this: a whole compile for each candidate and target.
+The peer's side is what a user does without parts: a whole compile for each new program and target.
 """
 
 from __future__ import annotations
@@ -13,17 +14,17 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-from reporting import arguments, finish, show
+from reporting import arguments, finish, of_scale, show
 from scipy.stats import spearmanr
 
 from paretax.evaluators import Target, Workbench
 from paretax.evaluators.compilers import Compiler, Store, service
-from paretax.evaluators.parts import PartsPricer
 from paretax.evaluators.target import MODELLED
 from paretax.evaluators.targets import TargetsEvaluator
 from paretax.spaces import Candidate, Space, parse_space
@@ -51,43 +52,63 @@ QUICK = SPACE | {
 """Fewer parts to compile; as many candidates, as their learning rates differ."""
 
 BATCH = 32
-JUDGED = 40
-"""Candidates that are compiled whole to judge the parts."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """How much is done.
+
+    Args:
+        targets: one or more for each compiler.
+        space: of the candidates whose parts are learned.
+        warm: candidates on known programs.
+        alike: candidates in a row without a new part, after which all are held to be known.
+        candidates: that are priced from parts.
+        judged: of these, compiled whole as well.
+    """
+
+    targets: Sequence[str]
+    space: Any
+    warm: int
+    alike: int
+    candidates: int
+    judged: int
+
+
+WHOLE = Work(targets=TARGETS, space=SPACE, warm=40, alike=300, candidates=1000, judged=40)
+SHORT = Work(targets=TARGETS, space=QUICK, warm=10, alike=300, candidates=1000, judged=40)
+SMOKE = Work(
+    targets=("cpu", "tpu-v5e", "h100", "aarch64"),
+    space=QUICK | {"channels": 8, "quantize": False},
+    warm=2,
+    alike=3,
+    candidates=10,
+    judged=3,
+)
 
 
 def main() -> None:
     """Run both sides and print the tables."""
     given, began = arguments(__doc__ or ""), time.perf_counter()
+    work = of_scale(given, full=WHOLE, quick=SHORT, smoke=SMOKE)
     with tempfile.TemporaryDirectory() as folder:
-        cold = _cold(Path(folder) / "cold")
+        cold = _cold(work, Path(folder) / "cold")
         compiler = Compiler(Store(Path(folder) / "parts"))
         bench = Workbench(load_task("mnist5k", []))
-        targets = _targets(BATCH)
-        warm = _warm(bench, targets, compiler, 10 if given.quick else 40)
-        space = parse_space(QUICK if given.quick else SPACE)
-        parts = _parts(bench, targets, compiler, space)
-    whole = parts.pop("seconds a whole candidate")
-    ratio = 1000 * whole / parts["parts_s_1000"]
-    show(
-        "1,000 candidates on six targets, seconds",
-        [
-            {"by": "parts that are known", "seconds": parts["parts_s_1000"]},
-            {"by": "whole compiles (from the mean of 40)", "seconds": 1000 * whole},
-            {"by": "ratio", "seconds": ratio},
-        ],
-    )
-    finish(given, {"warm_ms": warm, "cold_s": cold, "targets": len(TARGETS), **parts}, began)
+        warm = _warm(work, bench, compiler)
+        parts = _parts(work, bench, compiler)
+    finish(given, {"cold_s": cold, "targets": len(work.targets), **warm, **parts}, began)
 
 
-def _targets(batch: int) -> list[Target]:
-    return [Target.of(name, batch=batch, measure=False) for name in TARGETS]
+def _targets(work: Work, batch: int, parts: bool = False) -> list[Target]:
+    return [Target.of(name, batch=batch, measure=False, parts=parts) for name in work.targets]
 
 
-def _cold(folder: Path) -> float:
+def _cold(work: Work, folder: Path) -> float:
     """Seconds of a first candidate, when the compilers have started and have compiled once."""
     bench = Workbench(load_task("digits", []))
     compiler = Compiler(Store(folder))
-    evaluator = TargetsEvaluator(bench, _targets(1), MODELLED, compiler)
+    evaluator = TargetsEvaluator(bench, _targets(work, 1), MODELLED, compiler)
     for platform in ("tpu", "cuda"):
         service(platform).start()
     evaluator.evaluate({"width": 8, "depth": 1}, 0)  # the compilers' own first steps
@@ -113,13 +134,14 @@ def _cold(folder: Path) -> float:
     return seconds
 
 
-def _warm(bench: Workbench, targets: list[Target], compiler: Compiler, count: int) -> float:
+def _warm(work: Work, bench: Workbench, compiler: Compiler) -> dict[str, float]:
     """Milliseconds of a candidate on all targets, its programs compiled and its numbers new."""
+    targets = _targets(work, BATCH)
     config: dict[str, Any] = {"channels": 8, "depth": 2, "hidden": 64, "quantize": True}
     TargetsEvaluator(bench, targets, MODELLED, compiler).evaluate(config, 0)
     evaluator = TargetsEvaluator(bench, targets, MODELLED, compiler)
     taken, before = [], compiler.compilations
-    for i in range(count):
+    for i in range(work.warm):
         start = time.perf_counter()
         found = evaluator.evaluate(config | {"weight_bits": 2 + i % 7, "epochs": 1 + i}, 0)
         taken.append(1e3 * (time.perf_counter() - start))
@@ -132,65 +154,89 @@ def _warm(bench: Workbench, targets: list[Target], compiler: Compiler, count: in
         fresh.append(1e3 * (time.perf_counter() - start))
     assert compiler.compilations == before
     show(
-        "One candidate on six targets, programs compiled before, ms",
+        f"One candidate on {len(targets)} targets, programs compiled before, ms",
         [
             {"case": "first of an evaluator", "ms": taken[0]},
             {"case": "others, median", "ms": float(np.median(taken))},
             {"case": "programs read from disk", "ms": float(np.median(fresh))},
         ],
     )
-    return max(float(np.median(taken)), float(np.median(fresh)))
+    known, read = float(np.median(taken)), float(np.median(fresh))
+    return {"warm_ms": max(known, read), "warm_memory_ms": known, "warm_disk_ms": read}
 
 
-def _parts(
-    bench: Workbench, targets: list[Target], compiler: Compiler, space: Space
-) -> dict[str, Any]:
-    rng = np.random.default_rng(0)
-    pricer = PartsPricer(bench, targets, compiler)
+def _parts(work: Work, bench: Workbench, compiler: Compiler) -> dict[str, Any]:
+    rng, space = np.random.default_rng(0), parse_space(work.space)
+    targets = _targets(work, BATCH, parts=True)
+    evaluator = TargetsEvaluator(bench, targets, MODELLED, compiler)
     start = time.perf_counter()
-    pricer.explore(space, rng)
-    _fill(pricer, space, rng)
-    pricer.check(_distinct(space, rng, 12))
+    _fill(evaluator, compiler, space, rng, work.alike)
     known = time.perf_counter() - start
-    print(
-        f"\nthe space's parts are known after {known:.0f} s, {compiler.compilations} compilations"
-    )
-    candidates = _distinct(space, rng, 1000)
+    print(f"\nthe parts are known after {known:.0f} s, {compiler.compilations} compilations")
+    candidates = _distinct(space, rng, work.candidates)
     compiled, start = compiler.compilations, time.perf_counter()
-    pricer.prices(candidates)
+    scored = [_latencies(evaluator, candidate) for candidate in candidates]
     seconds = time.perf_counter() - start
     assert compiler.compilations == compiled, "a part was not known"
-    start = time.perf_counter()
-    found = pricer.check(candidates[:JUDGED])
-    whole = (time.perf_counter() - start) / JUDGED
-    rows = []
-    for target, pairs in found.items():
-        table = np.array(pairs)
-        rows.append(
-            {
-                "target": target,
-                "candidates": len(pairs),
-                "Spearman": float(spearmanr(table[:, 0], table[:, 1]).statistic),
-                "median error": f"{100 * np.median(np.abs(table[:, 0] / table[:, 1] - 1)):.1f}%",
-                "whole, us": f"{1e6 * table[:, 1].min():.0f} to {1e6 * table[:, 1].max():.0f}",
-            }
-        )
+    whole = []
+    pairs: dict[str, list[tuple[float, float]]] = {name: [] for name in work.targets}
+    for candidate, of_parts in zip(candidates[: work.judged], scored, strict=False):
+        compiled, start = compiler.compilations, time.perf_counter()
+        found = {m.target: m.value for m in evaluator.whole(candidate)}
+        if compiler.compilations > compiled:  # it is like no other so far
+            whole.append(time.perf_counter() - start)
+        for name, value in found.items():
+            pairs[name].append((of_parts[name], value))
+    rows = [_agreement(name, np.array(table)) for name, table in pairs.items()]
     show("Parts against whole programs", rows)
+    show(
+        f"{len(targets)} targets",
+        [
+            {"what": f"{len(candidates)} candidates from parts that are known", "seconds": seconds},
+            {"what": "a whole program that is like no other", "seconds": np.mean(whole)},
+        ],
+    )
     return {
-        "parts_s_1000": seconds,
+        "parts_s_1000": 1000 * seconds / len(candidates),
         "parts_spearman": min(float(row["Spearman"]) for row in rows),
-        "seconds a whole candidate": whole,
+        "parts_fill_s": known,
+        "whole_s": float(np.mean(whole)),
     }
 
 
-def _fill(pricer: PartsPricer, space: Space, rng: np.random.Generator) -> None:
-    """Until 300 candidates in a row have no part that is new."""
+def _latencies(evaluator: TargetsEvaluator, candidate: Candidate) -> dict[str, float]:
+    """Target by target, of a candidate from its parts, in us."""
+    found = evaluator.evaluate(candidate, 0)
+    assert found.failure is None, found.failure
+    latencies = [m for m in found.measurements if m.objective == "latency"]
+    assert all("parts" in m.detail for m in latencies), "a compiler refused a part"
+    return {str(m.target): m.value for m in latencies}
+
+
+def _agreement(target: str, table: np.ndarray) -> dict[str, Any]:
+    """Of latencies from parts with those of whole programs; both (candidates, 2) in us."""
+    return {
+        "target": target,
+        "candidates": len(table),
+        "Spearman": float(spearmanr(table[:, 0], table[:, 1]).statistic),
+        "median error": f"{100 * np.median(np.abs(table[:, 0] / table[:, 1] - 1)):.1f}%",
+        "whole, us": f"{table[:, 1].min():.0f} to {table[:, 1].max():.0f}",
+    }
+
+
+def _fill(
+    evaluator: TargetsEvaluator,
+    compiler: Compiler,
+    space: Space,
+    rng: np.random.Generator,
+    alike: int,
+) -> None:
+    """Score candidates until so many in a row have no part that is new."""
     known = 0
-    while known < 300:
-        candidate = space.sample(rng)
-        known = known + 1 if pricer.knows(candidate) else 0
-        if known == 0:
-            pricer.learn(candidate)
+    while known < alike:
+        compiled = compiler.compilations
+        _latencies(evaluator, space.sample(rng))
+        known = known + 1 if compiler.compilations == compiled else 0
 
 
 def _distinct(space: Space, rng: np.random.Generator, count: int) -> Sequence[Candidate]:

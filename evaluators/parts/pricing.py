@@ -9,8 +9,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from paretax.evaluators.cache import LeastRecentlyUsed
 from paretax.evaluators.compilation import deployed_program
 from paretax.evaluators.compilers import (
@@ -21,11 +19,9 @@ from paretax.evaluators.compilers import (
 )
 from paretax.evaluators.latency_model.roofline import Queue, calling_seconds
 from paretax.evaluators.parts.fusion import Checked, Fusion, Joint, ends, fitted
-from paretax.evaluators.parts.influence import Influence, merged
 from paretax.evaluators.parts.splitting import Part, split
 from paretax.evaluators.target import Target
 from paretax.evaluators.workbench import Workbench
-from paretax.spaces import Candidate, Space
 
 CHECKED = 8
 """Candidates of a search that are compiled whole as well, to learn what fusion saves."""
@@ -66,31 +62,24 @@ class PartsPricer:
         self._bench, self._targets = bench, list(targets)
         self._batch = targets[0].batch
         self._compiler = compiler or Compiler()
-        self._slots: dict[str, Influence] = {}
         self._compiled: set[str] = set()
         self._arguments: dict[str, int] = {}
         self._queues: dict[tuple[str, str], tuple[Queue, Queue]] = {}
         self._ends: dict[tuple[str, str], tuple[str, str]] = {}
         self._fusion = {t.profile.name: Fusion() for t in targets}
-        self._history: list[dict[str, Any]] = []
-        self._explored = False
         self._checked: set[tuple[str, ...]] = set()
         self._seen: dict[str, list[Checked]] = {t.profile.name: [] for t in targets}
         self._split: LeastRecentlyUsed[list[Part]] = LeastRecentlyUsed(1024)
         self._made: dict[tuple[str, str], CompiledProgram] = {}
 
     def price(self, candidate: Mapping[str, Any]) -> dict[str, Price]:
-        """Target by target, the price of a candidate; its parts are compiled where they are new.
-
-        Before `explore`, each candidate is traced; after it, only one of whose parts not all are
-        known.
-        """
-        texts = self._found(candidate)
+        """Target by target, the price of a candidate; its parts are compiled where they are new."""
+        texts = self._texts(candidate)
         return {t.profile.name: self._price(t, texts) for t in self._targets}
 
     def assembled(self, candidate: Mapping[str, Any]) -> dict[str, CompiledProgram]:
         """Target by target, a program of the kernels of all parts, as if it had been compiled."""
-        texts = self._found(candidate)
+        texts = self._texts(candidate)
         model = self._bench.deployed(candidate)
         given = [*self._bench.arrays(model).values(), self._bench.batch_shape(self._batch)]
         size = sum(math.prod(a.shape) * a.dtype.itemsize for a in given)
@@ -118,59 +107,16 @@ class PartsPricer:
 
         The first `CHECKED` candidates are compiled whole too, to learn the correction from them.
         """
-        known = tuple(self._found(candidate))
+        known = tuple(self._texts(candidate))
         if len(self._checked) < CHECKED and known not in self._checked:
             self._checked.add(known)
             self.check([candidate])
         prices, programs = self.price(candidate), self.assembled(candidate)
         return {name: (programs[name], price) for name, price in prices.items()}
 
-    def _found(self, candidate: Mapping[str, Any]) -> list[str]:
+    def _texts(self, candidate: Mapping[str, Any]) -> list[str]:
         """The texts of a candidate's parts."""
-        if not self._explored:
-            return [part.text for part in self._parts_of(candidate)]
-        try:
-            return [t for t in self._texts(candidate) if t is not None]
-        except KeyError:
-            return self.learn(candidate)
-
-    def prices(self, candidates: Iterable[Candidate]) -> list[dict[str, Price]]:
-        """The prices of many."""
-        return [self.price(c) for c in candidates]
-
-    def knows(self, candidate: Mapping[str, Any]) -> bool:
-        """Whether all parts of a candidate are known."""
-        try:
-            self._texts(candidate)
-        except KeyError:
-            return False
-        return self._explored
-
-    def learn(self, candidate: Mapping[str, Any]) -> list[str]:
-        """Compile a candidate's parts, and note which stands in which slot of the model.
-
-        Returns:
-            The texts of its parts.
-
-        Raises:
-            CompileError: a compiler refuses a part.
-        """
-        held = {part.slot: part.text for part in self._parts_of(candidate)}
-        plain = dict(candidate)
-        if not held.keys() <= self._slots.keys():
-            order = merged(list(self._slots), list(held))
-            self._slots = {slot: self._slots.get(slot) or self._absent() for slot in order}
-        for slot, influence in self._slots.items():
-            influence.add(plain, held.get(slot))
-        self._history.append(plain)
-        return list(held.values())
-
-    def _absent(self) -> Influence:
-        """Of a slot that no candidate had so far."""
-        made = Influence()
-        for other in self._history:
-            made.add(other, None)
-        return made
+        return [part.text for part in self._parts_of(candidate)]
 
     def _parts_of(self, candidate: Mapping[str, Any]) -> list[Part]:
         """A candidate's parts, from its traced program; those that are new are compiled."""
@@ -189,23 +135,6 @@ class PartsPricer:
                 self._compiled.add(part.text)
         return parts
 
-    def explore(self, space: Space, rng: np.random.Generator, rounds: int = 4) -> None:
-        """Learn which parameters decide which parts: from neighbours that differ in one value.
-
-        Args:
-            space: of the candidates.
-            rng: of the examples.
-            rounds: neighbours for each parameter.
-        """
-        for _ in range(rounds):
-            start = space.sample(rng)
-            self.learn(start)
-            for parameter in space:
-                near = _neighbour(space, start, parameter.name, rng)
-                if near is not None:
-                    self.learn(near)
-        self._explored = True
-
     def check(
         self, candidates: Iterable[Mapping[str, Any]]
     ) -> dict[str, list[tuple[float, float]]]:
@@ -216,7 +145,7 @@ class PartsPricer:
         """
         found: dict[str, list[tuple[float, float]]] = {t.profile.name: [] for t in self._targets}
         for candidate in candidates:
-            before, texts = self.price(candidate), self._found(candidate)
+            before, texts = self.price(candidate), self._texts(candidate)
             for target, whole in zip(self._targets, self._whole(candidate), strict=True):
                 if whole is None:
                     continue
@@ -259,10 +188,6 @@ class PartsPricer:
     def _calling(self, target: Target, texts: Sequence[str]) -> float:
         return calling_seconds(sum(self._arguments[t] for t in texts), target.profile)
 
-    def _texts(self, candidate: Mapping[str, Any]) -> list[str | None]:
-        """What stands in each slot. Raises KeyError where that is not known."""
-        return [influence.find(candidate) for influence in self._slots.values()]
-
     def _compile(self, part: Part) -> None:
         on_tpu = [t for t in self._targets if t.profile.platform == "tpu"]
         others = [t for t in self._targets if t.profile.platform != "tpu"]
@@ -290,17 +215,3 @@ class PartsPricer:
             None if isinstance(m, CompileError) else t.latency_model.predict(m).seconds
             for t, m in zip(self._targets, made, strict=True)
         ]
-
-
-def _neighbour(
-    space: Space, start: Candidate, name: str, rng: np.random.Generator
-) -> Candidate | None:
-    """A candidate that differs in one parameter, and in what then is or is not active."""
-    values: dict[str, Any] = {}
-    for parameter in space.order:
-        if space.is_active(parameter, values):
-            drawn = parameter.name == name or parameter.name not in start
-            values[parameter.name] = parameter.sample(rng) if drawn else start[parameter.name]
-    if space.is_forbidden(values) or values == dict(start):
-        return None
-    return space.candidate(values)

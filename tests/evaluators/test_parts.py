@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,60 +17,9 @@ from scipy.stats import spearmanr
 from paretax.evaluators import Target, Workbench
 from paretax.evaluators.compilation import deployed_program
 from paretax.evaluators.compilers import Compiler, Store
-from paretax.evaluators.parts import Checked, Fusion, Influence, PartsPricer, fitted, merged, split
+from paretax.evaluators.parts import Checked, Fusion, PartsPricer, fitted, split
 from paretax.spaces import Space, parse_space
 from paretax.tasks import load_task
-
-# Which parameters decide a slot -------------------------------------------------------------------
-
-
-def learned(examples: Sequence[Mapping[str, Any]], held: Any) -> Influence:
-    made = Influence()
-    for example in examples:
-        made.add(example, held(example))
-    return made
-
-
-def random_examples(count: int) -> list[dict[str, Any]]:
-    rng = np.random.default_rng(0)
-    names = ("a", "b", "c", "d")
-    return [dict(zip(names, rng.integers(0, 3, 4).tolist(), strict=True)) for _ in range(count)]
-
-
-def test_the_parameters_that_decide_are_found() -> None:
-    found = learned(random_examples(60), lambda e: f"{e['a']} {e['c']}")
-    assert set(found.parameters) == {"a", "c"}
-    for example in random_examples(81):
-        assert found.find(example) == f"{example['a']} {example['c']}"
-
-
-def test_a_slot_that_never_changes_has_no_parameters() -> None:
-    found = learned(random_examples(20), lambda e: "same")
-    assert found.parameters == ()
-    assert found.find({"e": 1}) == "same"
-
-
-def test_what_no_example_says_is_not_known() -> None:
-    found = learned([{"a": 0}, {"a": 1}], lambda e: str(e["a"]))
-    assert found.find({"a": 1, "z": 5}) == "1"
-    with pytest.raises(KeyError):
-        found.find({"a": 2})
-
-
-def test_a_parameter_that_is_not_there_is_a_value_too() -> None:
-    examples: list[dict[str, Any]] = [{"q": True, "bits": 4}, {"q": True, "bits": 8}, {"q": False}]
-    found = learned(examples, lambda e: str(e.get("bits")))
-    assert found.find({"q": False}) == "None"
-    assert found.find({"q": True, "bits": 8}) == "8"
-
-
-def test_slots_stand_in_the_order_of_the_program() -> None:
-    order: list[str] = []
-    for held in (["conv", "out"], ["conv", "conv#2", "out"], ["stem", "conv", "dense", "out"]):
-        order = merged(order, held)
-    assert order == ["stem", "conv", "dense", "conv#2", "out"]
-    assert merged(order, ["conv", "out"]) == order
-
 
 # What fusion saves --------------------------------------------------------------------------------
 
@@ -216,9 +165,7 @@ def compiler(tmp_path_factory: pytest.TempPathFactory) -> Compiler:
 def pricer(compiler: Compiler) -> PartsPricer:
     bench = Workbench(load_task("digits", []))
     targets = [Target.of(name, batch=64, measure=False) for name in ("cpu", "h100")]
-    made = PartsPricer(bench, targets, compiler)
-    made.explore(SPACE, np.random.default_rng(0))
-    return made
+    return PartsPricer(bench, targets, compiler)
 
 
 def draw(space: Space, count: int, seed: int) -> list[Any]:
@@ -228,10 +175,10 @@ def draw(space: Space, count: int, seed: int) -> list[Any]:
 
 def test_unseen_candidates_cost_no_compilation(pricer: PartsPricer, compiler: Compiler) -> None:
     for candidate in draw(SPACE, 500, 1):
-        pricer.price(candidate)  # what exploring missed
+        pricer.price(candidate)
     compiled = compiler.compilations
     fresh = draw(SPACE, 300, 2)
-    prices = pricer.prices(fresh)
+    prices = [pricer.price(candidate) for candidate in fresh]
     assert compiler.compilations == compiled
     assert all(set(price) == {"cpu", "h100"} for price in prices)
     by_id = {c.id: p["cpu"].seconds for c, p in zip(fresh, prices, strict=True)}
