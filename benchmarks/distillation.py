@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
-from reporting import arguments, finish, show
+from reporting import arguments, finish, of_scale, show
 from safetensors.numpy import save_file
 from sklearn.model_selection import train_test_split
 
@@ -67,12 +67,12 @@ def few_labels() -> Any:
     return classification("mnist500", load=load, build=whole.build, defaults=dict(whole.defaults))
 
 
-def plain_loop(bench: Workbench, seed: int) -> float:
+def plain_loop(bench: Workbench, student: dict[str, Any], seed: int) -> float:
     """The student's test accuracy in a hand-written Flax and optax loop."""
-    model = bench.task.build(bench.config(STUDENT), nnx.Rngs(seed))
-    train, batch = bench.data.train, int(STUDENT["batch_size"])
+    model = bench.task.build(bench.config(student), nnx.Rngs(seed))
+    train, batch = bench.data.train, int(student["batch_size"])
     steps = len(train) // batch
-    schedule = optax.cosine_decay_schedule(STUDENT["learning_rate"], STUDENT["epochs"] * steps)
+    schedule = optax.cosine_decay_schedule(student["learning_rate"], student["epochs"] * steps)
     optimizer = nnx.Optimizer(model, optax.adam(schedule), wrt=nnx.Param)
 
     @nnx.jit
@@ -83,7 +83,7 @@ def plain_loop(bench: Workbench, seed: int) -> float:
         optimizer.update(model, nnx.grad(loss)(model))
 
     rng = np.random.default_rng(seed)
-    for _ in range(STUDENT["epochs"]):
+    for _ in range(student["epochs"]):
         for rows in rng.permutation(len(train))[: steps * batch].reshape(steps, batch):
             step(
                 model, optimizer, jnp.asarray(train.inputs[rows]), jnp.asarray(train.targets[rows])
@@ -95,28 +95,30 @@ def plain_loop(bench: Workbench, seed: int) -> float:
 def main() -> None:
     """Run all students and print the tables."""
     given, began = arguments(__doc__ or ""), time.perf_counter()
-    seeds = range(5)
+    seeds = range(of_scale(given, full=5, quick=5, smoke=2))
+    shorter = of_scale(given, full={}, quick={}, smoke={"epochs": 1})
+    large, small = TEACHER | shorter, STUDENT | shorter
     bench, few = Workbench(load_task("mnist5k", [])), Workbench(few_labels())
     knowing = AccuracyEvaluator(bench)
     with tempfile.TemporaryDirectory() as folder:
         os.environ["PARETAX_CACHE"] = folder  # nothing from earlier runs
         path = Path(folder) / "teacher.safetensors"
-        weights = knowing.train(TEACHER, 0)
+        weights = knowing.train(large, 0)
         save_file({name: np.asarray(array) for name, array in weights.items()}, path)
-        lesson = make_lesson(few, Teacher(candidate=TEACHER, checkpoint=path))
-        same = make_lesson(few, Teacher(candidate=TEACHER | {"epochs": 60}))
+        lesson = make_lesson(few, Teacher(candidate=large, checkpoint=path))
+        same = make_lesson(few, Teacher(candidate=TEACHER | {"epochs": 60} | shorter))
     sizes = [
-        sum(int(np.prod(s.shape)) for s in few.prepared(c).params.values())
-        for c in (STUDENT, TEACHER)
+        sum(int(np.prod(s.shape)) for s in few.prepared(c).params.values()) for c in (small, large)
     ]
     rows = [
         {
             "network": "teacher, 4,000 images",
             "weights": sizes[1],
-            "test, %": 100 * knowing.score(TEACHER, weights, bench.data.test),
+            "test, %": 100 * knowing.score(large, weights, bench.data.test),
         }
     ]
-    temperatures = (1.0, JUDGED, 20.0) if given.quick else TEMPERATURES
+    few_of = (1.0, JUDGED, 20.0)
+    temperatures = of_scale(given, full=TEMPERATURES, quick=few_of, smoke=few_of)
     variants: dict[str, tuple[Any, dict[str, Any]]] = {"student alone": (None, {})}
     for temperature in temperatures:
         extra = {"distill": True, "alpha": 0.9, "temperature": temperature}
@@ -127,7 +129,7 @@ def main() -> None:
     means = {}
     for name, (taught, extra) in variants.items():
         evaluator = AccuracyEvaluator(few, taught)
-        candidate = STUDENT | extra
+        candidate = small | extra
         scores = [
             100 * evaluator.score(candidate, evaluator.train(candidate, seed), few.data.test)
             for seed in seeds
@@ -137,7 +139,7 @@ def main() -> None:
         rows.append(
             {"network": name, "weights": sizes[0], "test, %": means[name], "standard error": error}
         )
-    plain = [plain_loop(few, seed) for seed in seeds]
+    plain = [plain_loop(few, small, seed) for seed in seeds]
     rows.append(
         {"network": "student alone, plain loop", "weights": sizes[0], "test, %": np.mean(plain)}
     )
@@ -145,7 +147,9 @@ def main() -> None:
     figures = {
         "gain_points": means[f"student, T = {JUDGED:g}"] - means["student alone"],
         "student_share": sizes[0] / sizes[1],
-    }
+        "labelled": LABELLED,
+        "alone": means["student alone"],
+    } | {f"taught_{t:g}": means[f"student, T = {t:g}"] for t in few_of}
     finish(given, figures, began)
 
 

@@ -10,30 +10,48 @@ from __future__ import annotations
 import os
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from reporting import arguments, finish, show
+from reporting import arguments, finish, of_scale, show
 
 from paretax.evaluators import AccuracyEvaluator, Workbench
 from paretax.results import export_bundle, verify_bundle
-from paretax.search import load_config, plan, run_search
+from paretax.search import SearchConfig, load_config, plan, run_search
 from paretax.tasks import load_task
 
 CONFIG = Path(__file__).parent.parent / "examples" / "joint.yaml"
 SMALLER = 20  # times, at least
 
 
+def _short(config: SearchConfig, baseline: Mapping[str, Any]) -> tuple[SearchConfig, Any]:
+    """One epoch of small networks, in this process, and no limit that they would break."""
+    assert config.teacher is not None
+    space = {**config.space, "epochs": 1, "channels": 8, "hidden": 64, "schedule": "together"}
+    short = {**baseline, "epochs": 1}
+    changed = {
+        "space": space,
+        "teacher": config.teacher.model_copy(update={"candidate": short}),
+        "limits": {},
+        "executor": "inline",
+    }
+    return config.model_copy(update=changed), short
+
+
 def main() -> None:
     """Search, choose, export, verify, compare."""
     given, began = arguments(__doc__ or ""), time.perf_counter()
     config = load_config(CONFIG)
-    if given.quick:
-        config = config.model_copy(
-            update={"budget": config.budget.model_copy(update={"trials": 24})}
-        )
+    trials = of_scale(given, full=config.budget.trials, quick=24, smoke=2)
+    config = config.model_copy(
+        update={"budget": config.budget.model_copy(update={"trials": trials})}
+    )
     assert config.teacher is not None
     baseline: dict[str, Any] = dict(config.teacher.candidate or {})
+    smaller = of_scale(given, full=SMALLER, quick=SMALLER, smoke=0)
+    if given.scale == "smoke":
+        config, baseline = _short(config, baseline)
     with tempfile.TemporaryDirectory() as folder:
         os.environ["PARETAX_CACHE"] = folder  # nothing from earlier runs
         run = run_search(plan(config, [CONFIG.parent]), Path(folder) / "run")
@@ -45,9 +63,9 @@ def main() -> None:
         (accuracy,) = [o for o in run.objectives("cpu") if o.name == "accuracy"]
         (size,) = [o for o in run.objectives("cpu") if o.name == "size"]
         bytes_dense = 4 * sum(s.size for s in bench.prepared(baseline).params.values())
-        small = [t for t in run.front("cpu") if SMALLER * t.measured(size).value <= bytes_dense]
+        small = [t for t in run.front("cpu") if smaller * t.measured(size).value <= bytes_dense]
         if not small:
-            raise SystemExit(f"no network of the front is {SMALLER} times smaller")
+            raise SystemExit(f"no network of the front is {smaller} times smaller")
         chosen = max(small, key=lambda t: (t.measured(accuracy).value, -t.measured(size).value))
         bundle = Path(folder) / "bundle"
         export_bundle(run, chosen, "cpu", bundle)
@@ -75,6 +93,9 @@ def main() -> None:
     print("what was done to it, in order:", *(f"\n  {i}. {s}" for i, s in enumerate(steps, 1)))
     figures = {
         "size_ratio": bytes_dense / verified.size,
+        "bytes": verified.size,
+        "dense_bytes": bytes_dense,
+        "candidates": len(run.trials),
         "accuracy_drop_points": 100 * (test - verified.value),
     }
     finish(given, figures, began)

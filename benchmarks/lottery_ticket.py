@@ -15,7 +15,7 @@ from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
 import numpy as np
-from reporting import arguments, finish, show
+from reporting import arguments, finish, of_scale, show
 
 LEVELS = {21: 7, 13: 9, 3: 15}
 """Per cent of the weights that are left, and after how many rounds."""
@@ -113,7 +113,8 @@ def one_seed(seed: int, iterations: int) -> dict[str, tuple[int, float, float]]:
 def main() -> None:
     """Run all seeds and print the table."""
     given, began = arguments(__doc__ or ""), time.perf_counter()
-    iterations, seeds = (3000, range(2)) if given.quick else (5000, range(3))
+    iterations, count = of_scale(given, full=(5000, 3), quick=(3000, 2), smoke=(66, 1))
+    seeds = range(count)
     with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as pool:
         results = list(pool.map(one_seed, seeds, [iterations] * len(seeds)))
     mean = {name: np.mean([r[name] for r in results], axis=0) for name in results[0]}

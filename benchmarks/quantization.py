@@ -14,9 +14,8 @@ from typing import Any
 
 import jax
 import numpy as np
-import qwix
 from flax import nnx
-from reporting import arguments, finish, show
+from reporting import arguments, finish, need, of_scale, show
 
 from paretax.evaluators import AccuracyEvaluator, Workbench
 from paretax.evaluators.accuracy import in_chunks
@@ -43,6 +42,8 @@ SCHEMES: dict[str, dict[str, Any]] = {
 
 def qwix_accuracy(bench: Workbench, config: dict[str, Any], weights: Any, bits: int) -> float:
     """The test accuracy of the same weights in Qwix's own quantised model."""
+    import qwix
+
     model = call_build(bench.task.build, bench.config(config), nnx.Rngs(0), bench.batch_shape(2))
     model.eval()
     for path, variable in nnx.to_flat_state(nnx.state(model, nnx.Param)):
@@ -65,12 +66,17 @@ def qwix_accuracy(bench: Workbench, config: dict[str, Any], weights: Any, bits: 
 def main() -> None:
     """Run both sides and print the table."""
     given, began = arguments(__doc__ or ""), time.perf_counter()
+    need("qwix")
     # One of digits' 359 test examples is 0.28 points, of mnist5k's 500 it is 0.2.
-    seeds_of = {"digits": 12, "mnist5k": 10 if given.quick else 20}
+    seeds_of = {
+        "digits": of_scale(given, full=12, quick=12, smoke=1),
+        "mnist5k": of_scale(given, full=20, quick=10, smoke=1),
+    }
+    shorter = of_scale(given, full={}, quick={}, smoke={"epochs": 1})
     rows: list[dict[str, Any]] = []
     drops: dict[str, list[float]] = {name: [] for name in SCHEMES}
     gaps: dict[int, list[float]] = {8: [], 4: []}
-    for task, config in MODELS.items():
+    for task, config in ((task, model | shorter) for task, model in MODELS.items()):
         bench = Workbench(load_task(task, []))
         evaluator, test = AccuracyEvaluator(bench), bench.data.test
         found: dict[str, list[float]] = {}
@@ -96,7 +102,7 @@ def main() -> None:
     figures = {f"drop_{name}": max(values) for name, values in drops.items()}
     figures["drop_ptq_w2a8"] = min(drops["ptq_w2a8"])
     figures |= {f"qwix_gap_{bits}": max(values) for bits, values in gaps.items()}
-    finish(given, figures, began)
+    finish(given, figures, began, ["qwix"])
 
 
 if __name__ == "__main__":

@@ -1,26 +1,78 @@
-"""What the benchmarks share: arguments, tables, and the file of figures."""
+"""What the benchmarks share: arguments, tables, and the files of figures."""
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
+import subprocess
+import sys
 import time
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from tabulate import tabulate
 
 from paretax.evaluators.runtime import apply_worker_environment, machine, versions
 
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+"""One record a script, from which the README's figures are written."""
+
+MISSING = 3
+"""The exit status of a script whose peer is not installed."""
+
+Value = TypeVar("Value")
+
 
 def arguments(about: str) -> argparse.Namespace:
-    """`--json FILE` and `--quick`; also settles how XLA computes, before JAX first does."""
+    """How much is to be done, and where the figures go.
+
+    Also settles how XLA computes, before JAX first does.
+
+    Returns:
+        `scale` ("full", "quick" or "smoke"), `json` (a path or None), `record` (a bool).
+    """
     apply_worker_environment()
     parser = argparse.ArgumentParser(description=about)
+    scale = parser.add_mutually_exclusive_group()
+    scale.add_argument(
+        "--quick", dest="scale", action="store_const", const="quick",
+        help="the same figures from less work",
+    )  # fmt: skip
+    scale.add_argument(
+        "--smoke", dest="scale", action="store_const", const="smoke",
+        help="all of the code in seconds; the figures say nothing",
+    )  # fmt: skip
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
-    parser.add_argument("--quick", action="store_true", help="the same figures from less work")
-    return parser.parse_args()
+    parser.add_argument(
+        "--record", action="store_true", help="keep the figures in benchmarks/results as well"
+    )
+    parser.set_defaults(scale="full")
+    given = parser.parse_args()
+    if given.record:
+        if given.scale == "smoke":
+            parser.error("--record keeps figures, and a smoke run has none: leave out --smoke")
+        _check_committed()
+    return given
+
+
+def of_scale(given: argparse.Namespace, *, full: Value, quick: Value, smoke: Value) -> Value:
+    """What stands for the amount of work that was asked for."""
+    chosen: Value = {"full": full, "quick": quick, "smoke": smoke}[given.scale]
+    return chosen
+
+
+def need(*modules: str) -> None:
+    """End with a word where a peer's package is not installed."""
+    missing = [name for name in modules if importlib.util.find_spec(name) is None]
+    if missing:
+        names, script = ", ".join(missing), Path(sys.argv[0]).name
+        print(f"{script} needs {names}: pip install -e '.[benchmarks]'", file=sys.stderr)
+        raise SystemExit(MISSING)
 
 
 def show(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -29,11 +81,64 @@ def show(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
     print(tabulate(list(rows), headers="keys", floatfmt=".4g"), flush=True)
 
 
-def finish(given: argparse.Namespace, figures: Mapping[str, float], began: float) -> None:
-    """Print the figures, and write them where they are asked for."""
+def finish(
+    given: argparse.Namespace,
+    figures: Mapping[str, float],
+    began: float,
+    peers: Sequence[str] = (),
+) -> None:
+    """Print the figures, and write them where they are asked for.
+
+    Args:
+        given: the arguments.
+        figures: by name.
+        began: by `time.perf_counter`.
+        peers: packages that were compared with, whose versions a record names.
+    """
+    seconds = time.perf_counter() - began
     show("Figures", [{"name": n, "value": v} for n, v in figures.items()])
     about = {"jax": versions()["jax"], "processor": machine()["processor"]}
-    how = "quick" if given.quick else "full"
-    print(f"{how} run in {time.perf_counter() - began:.0f} s on {about}")
+    print(f"{given.scale} run in {seconds:.0f} s on {about}")
     if given.json is not None:
-        given.json.write_text(json.dumps(dict(figures), indent=2) + "\n", "utf-8")
+        _write(given.json, dict(figures))
+    if given.record:
+        RESULTS.mkdir(exist_ok=True)
+        name = Path(sys.argv[0]).stem
+        _write(RESULTS / f"{name}.json", record(name, given.scale, figures, seconds, peers))
+
+
+def record(
+    name: str, scale: str, figures: Mapping[str, float], seconds: float, peers: Sequence[str] = ()
+) -> dict[str, Any]:
+    """The figures of a run with all that it takes to run it again."""
+    here = machine()
+    return {
+        "command": f"python benchmarks/{name}.py" + ("" if scale == "full" else f" --{scale}"),
+        "commit": _git("rev-parse", "HEAD"),
+        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
+        "seconds": round(seconds),
+        "machine": {"processor": here["processor"], "cores": here["cores"]},
+        "versions": versions() | {peer: version(peer) for peer in peers},
+        "figures": dict(figures),
+    }
+
+
+def _check_committed() -> None:
+    """A record names a commit, so that must be what runs."""
+    changed = _git(
+        "status", "--porcelain", "--untracked-files=no", "--", ".", ":!benchmarks/results",
+        ":!README.md",
+    )  # fmt: skip
+    if changed:
+        raise SystemExit(f"--record names a commit, and these files differ from it:\n{changed}")
+
+
+def _git(*command: str) -> str:
+    done = subprocess.run(
+        ["git", *command], cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True
+    )
+    return done.stdout.rstrip()
+
+
+def _write(file: Path, plain: Mapping[str, Any]) -> None:
+    file.write_text(json.dumps(plain, indent=2) + "\n", "utf-8")

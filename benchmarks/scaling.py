@@ -15,12 +15,15 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 HELD = {"depth": 2, "batch_size": 128, "optimizer": "adamw"}
+SIZES = (1, 4, 16, 64, 256)
+COUNTS = (1, 4, 16)
 WIDTHS = (16, 20, 24, 28, 32, 36, 40, 44, 48, 52, 56, 60, 64, 68, 72, 76)
 
 
@@ -31,7 +34,7 @@ def members(count: int, width: int, epochs: int) -> list[tuple[dict[str, Any], i
     return [({**held, "learning_rate": float(r)}, i) for i, r in enumerate(rates)]
 
 
-def populations(sizes: list[int], epochs: int, batch_axis: int) -> dict[str, Any]:
+def populations(sizes: Sequence[int], epochs: int, batch_axis: int) -> dict[str, Any]:
     """Seconds a candidate for each size of a population; on the batch axis up to `batch_axis`."""
     from paretax.evaluators import AccuracyEvaluator, Workbench
     from paretax.tasks import load_task
@@ -47,13 +50,20 @@ def populations(sizes: list[int], epochs: int, batch_axis: int) -> dict[str, Any
             loop.evaluate(*member)
         seconds = {"lane by lane": (time.perf_counter() - begin) / size}
         if 1 < size <= batch_axis:
-            batch.train_together(asked)  # compiles
+            _together(batch, asked)  # compiles
             begin = time.perf_counter()
-            for i, one in batch.train_together(asked).items():
-                batch.evaluate(*asked[i], one)
+            _together(batch, asked)
             seconds["batch axis"] = (time.perf_counter() - begin) / size
         found[str(size)] = seconds
     return found
+
+
+def _together(evaluator: Any, asked: list[tuple[dict[str, Any], int]]) -> None:
+    """Train and score members on the batch axis."""
+    evaluator.advance_together(asked)
+    for member in asked:
+        found = evaluator.evaluate(*member)
+        assert found.failure is None, found.failure
 
 
 def signatures(count: int, each: int, epochs: int) -> dict[str, Any]:
@@ -129,14 +139,15 @@ def main() -> None:
         print(json.dumps(parts[hidden.part[0]](*json.loads(hidden.part[1]))))
         return
     sys.argv[1:] = rest
-    from reporting import arguments, finish, show
+    from reporting import arguments, finish, of_scale, show
 
     given, began = arguments(__doc__ or ""), time.perf_counter()
-    epochs, each, trials = (18, 16, 24) if given.quick else (54, 16, 60)
-    sizes = [1, 4, 16, 64, 256]
-    found = apart("populations", sizes, epochs, 64 if given.quick else 256)
+    epochs, each, trials = of_scale(given, full=(54, 16, 60), quick=(18, 16, 24), smoke=(1, 1, 1))
+    sizes = of_scale(given, full=SIZES, quick=SIZES, smoke=(1, 2))
+    counts = of_scale(given, full=COUNTS, quick=COUNTS, smoke=(1,))
+    found = apart("populations", sizes, epochs, of_scale(given, full=256, quick=64, smoke=2))
     show("Seconds a candidate", [{"population": s, **found[str(s)]} for s in sizes])
-    by_count = {n: apart("signatures", n, each, epochs)["seconds"] for n in (1, 4, 16)}
+    by_count = {n: apart("signatures", n, each, epochs)["seconds"] for n in counts}
     show(
         f"Seconds a candidate, {each} of each signature, compilation included",
         [{"signatures": n, "seconds": s} for n, s in by_count.items()],
@@ -145,8 +156,10 @@ def main() -> None:
         runs = [apart("searched", trials, folder, cache=folder) for _ in range(2)]
     show("The same search twice", [{"run": i + 1, **run} for i, run in enumerate(runs)])
     figures = {
-        "growth_population": found["256"]["lane by lane"] / found["1"]["lane by lane"],
-        "growth_signatures": by_count[16] / by_count[1],
+        "population": sizes[-1],
+        "growth_population": found[str(sizes[-1])]["lane by lane"] / found["1"]["lane by lane"],
+        "signatures": counts[-1],
+        "growth_signatures": by_count[counts[-1]] / by_count[1],
         "recompilations_second_run": runs[1]["compiled"],
     }
     finish(given, figures, began)

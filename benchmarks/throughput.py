@@ -45,16 +45,25 @@ SETUPS: dict[str, dict[str, Any]] = {
         "epochs": 2,
     },
 }
+Counts = dict[tuple[str, str], int]
+FULL: Counts = {
+    ("digits", "few"): 200, ("digits", "many"): 1000, ("digits", "ray_tune"): 100,
+    ("mnist5k", "few"): 48, ("mnist5k", "ray_tune"): 24,
+}  # fmt: skip
+QUICK = FULL | {("digits", "many"): 400, ("digits", "ray_tune"): 24, ("mnist5k", "ray_tune"): 8}
+SMOKE = dict.fromkeys(FULL, 2)
+"""How many candidates each side trains, by task."""
+
 NUMBERS = {
     "learning_rate": {"type": "float", "low": 1e-3, "high": 2e-2, "log": True},
     "weight_decay": {"type": "float", "low": 1e-5, "high": 1e-1, "log": True},
 }
 
 
-def config_of(task: str, trials: int) -> dict[str, Any]:
+def config_of(task: str, trials: int, epochs: int) -> dict[str, Any]:
     """Our config of a task."""
     setup = SETUPS[task]
-    held = {"optimizer": "adamw", "batch_size": setup["batch_size"], "epochs": setup["epochs"]}
+    held = {"optimizer": "adamw", "batch_size": setup["batch_size"], "epochs": epochs}
     return {
         "task": task,
         "space": {**setup["space"], **NUMBERS, **held},
@@ -68,12 +77,12 @@ def config_of(task: str, trials: int) -> dict[str, Any]:
 # Ours ---------------------------------------------------------------------------------------------
 
 
-def ours(task: str, trials: int, folder: Path) -> dict[str, Any]:
+def ours(task: str, trials: int, epochs: int, folder: Path) -> dict[str, Any]:
     """Search; the time, how it was spent, and the candidates with their accuracies."""
     from paretax.search import parse_config, plan, run_search
 
     os.environ["PARETAX_CACHE"] = str(folder / "cache")  # nothing from earlier runs
-    config = parse_config(config_of(task, trials), "the benchmark's config")
+    config = parse_config(config_of(task, trials, epochs), "the benchmark's config")
     run = run_search(plan(config), folder / "run")
     journal = [json.loads(line) for line in (folder / "run" / "journal.jsonl").open()]
     start = next(e["time"] for e in journal if e["event"] == "run") - BEGAN
@@ -295,7 +304,7 @@ def optuna_jitted(task: str, candidates: list[dict[str, Any]]) -> dict[str, Any]
 # One population against a hand-written loop -------------------------------------------------------
 
 
-def loop_ratio(count: int) -> dict[str, Any]:
+def loop_ratio(count: int, epochs: int) -> dict[str, Any]:
     """Seconds to train a population, everything compiled, and those of a minimal jitted loop."""
     from paretax.evaluators.runtime import apply_worker_environment
 
@@ -312,7 +321,7 @@ def loop_ratio(count: int) -> dict[str, Any]:
     bench = Workbench(load_task("digits", []))
     setup = SETUPS["digits"]
     shape = {"width": 64, "depth": 2, "optimizer": "adamw"}
-    held = {"batch_size": setup["batch_size"], "epochs": setup["epochs"], **shape}
+    held = {"batch_size": setup["batch_size"], "epochs": epochs, **shape}
     rng = np.random.default_rng(0)
     rates = 10 ** rng.uniform(-3, -2, count)
     model = bench.prepared(held).model
@@ -399,54 +408,70 @@ def main() -> None:
         run_side(hidden.side, hidden.folder)
         return
     sys.argv[1:] = rest
-    from reporting import arguments, finish, show
+    from reporting import arguments, finish, need, of_scale, show
 
     given, began = arguments(__doc__ or ""), time.perf_counter()
-    peers = {"digits": 24, "mnist5k": 8} if given.quick else {"digits": 100, "mnist5k": 24}
-    many = 400 if given.quick else 1000
+    need("optuna", "pyarrow", "tensorboardX")  # the last two: Ray Tune's
+    counts = of_scale(given, full=FULL, quick=QUICK, smoke=SMOKE)
     rows, rates, gaps = [], {}, []
 
-    def note(who: str, task: str, count: int, found: dict[str, Any]) -> None:
-        rates[who, task, count] = 60 * count / (found["seconds"] - found["start"])
+    def note(who: str, task: str, which: str, found: dict[str, Any]) -> None:
+        count = len(found["accuracies"])
+        rate = 60 * count / (found["seconds"] - found["start"])
+        whole = 60 * count / found["seconds"]
+        rates[who, task, which], rates[who, task, f"{which}_started"] = rate, whole
         stages = {s: found.get(s) for s in ("start", "compile", "train", "evaluate", "idle")}
         rows.append(
-            {"side": who, "task": task, "candidates": count, "a minute": rates[who, task, count]}
-            | {"with the start": 60 * count / found["seconds"]}
-            | {"seconds": found["seconds"], **stages}
+            {"side": who, "task": task, "candidates": count, "a minute": rate}
+            | {"with the start": whole, "seconds": found["seconds"], **stages}
             | {"mean accuracy": float(np.mean(found["accuracies"]))}
         )
 
-    tested = {}
-    for task, counts in (("digits", (200, many)), ("mnist5k", (48,))):
-        for count in counts:
-            tested[task] = side("ours", task, count)
-            note("paretax", task, count, tested[task])
-        few = tested[task]["candidates"][: peers[task]]
-        plain = side("ray_tune", task, few)
-        note("Ray Tune", task, len(few), plain)
-        gaps.append(np.mean(plain["accuracies"]) - np.mean(tested[task]["accuracies"][: len(few)]))
+    def compare(peer: str, who: str, task: str, count: int, ours: dict[str, Any]) -> None:
+        found = side(peer, task, ours["candidates"][:count])
+        note(who, task, "few", found)
+        gaps.append(np.mean(found["accuracies"]) - np.mean(ours["accuracies"][:count]))
+
+    for task in SETUPS:
+        epochs = of_scale(given, full=None, quick=None, smoke=1) or SETUPS[task]["epochs"]
+        for which in ("few", "many") if task == "digits" else ("few",):
+            if which == "few" or counts[task, which] != counts[task, "few"]:
+                tested = side("ours", task, counts[task, which], epochs)
+            note("ours", task, which, tested)
+        compare("ray_tune", "ray_tune", task, counts[task, "ray_tune"], tested)
         if task == "digits":
-            jitted = side("optuna", task, tested[task]["candidates"][:200])
-            note("Optuna", task, 200, jitted)
-            gaps.append(np.mean(jitted["accuracies"]) - np.mean(tested[task]["accuracies"][:200]))
-    loop = side("loop", 32)
+            compare("optuna", "optuna", task, counts[task, "few"], tested)
+    loop = side("loop", *of_scale(given, full=(32, 54), quick=(32, 54), smoke=(2, 1)))
     show("Candidates trained; the stages are seconds on each worker", rows)
     show(
-        "One population of 32, compiled before: seconds (best of 3)",
+        f"One population of {loop['count']}, compiled before: seconds (best of 3)",
         [{"paretax": loop["ours"], "minimal loop": loop["minimal"]}],
     )
-    ray_digits = rates["Ray Tune", "digits", peers["digits"]]
-    figures = {
-        "speedup_ray_tune_digits_200": rates["paretax", "digits", 200] / ray_digits,
-        "speedup_ray_tune_digits_1000": rates["paretax", "digits", many] / ray_digits,
-        "speedup_optuna_digits_200": rates["paretax", "digits", 200]
-        / rates["Optuna", "digits", 200],
-        "speedup_ray_tune_mnist5k": rates["paretax", "mnist5k", 48]
-        / rates["Ray Tune", "mnist5k", peers["mnist5k"]],
+    figures = speedups(rates) | {
         "loop_ratio": loop["ours"] / loop["minimal"],
         "accuracy_gap": 100 * float(max(map(abs, gaps))),
     }
-    finish(given, figures, began)
+    figures |= {f"candidates_{task}_{which}": n for (task, which), n in counts.items()}
+    finish(given, figures, began, ["ray", "optuna"])
+
+
+def speedups(rates: dict[tuple[str, str, str], float]) -> dict[str, float]:
+    """Candidates a minute of each side, and how many times those of the others ours are.
+
+    A figure whose name ends in `_started` counts the start of all processes.
+    """
+    found = {f"a_minute_{'_'.join(key)}": rate for key, rate in rates.items()}
+    for end in ("", "_started"):
+        for name, peer, task, which in (
+            ("ray_tune_digits_200", "ray_tune", "digits", "few"),
+            ("ray_tune_digits_1000", "ray_tune", "digits", "many"),
+            ("optuna_digits_200", "optuna", "digits", "few"),
+            ("ray_tune_mnist5k", "ray_tune", "mnist5k", "few"),
+        ):
+            found[f"speedup_{name}{end}"] = (
+                rates["ours", task, which + end] / rates[peer, task, "few" + end]
+            )
+    return found
 
 
 if __name__ == "__main__":
