@@ -6,7 +6,7 @@ DEMO   ?= runs/demo
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: setup demo test test-jax lint format clean
+.PHONY: setup demo test test-jax lint format figures clean
 
 setup: $(VENV)/.dev
 
@@ -50,6 +50,10 @@ lint: $(VENV)/.dev
 format: $(VENV)/.dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+# Measures what the README says, on a machine where nothing else runs: about an hour for all.
+figures: $(VENV)/.dev
+	$(BIN)/python benchmarks/record.py $(BENCHMARKS)
 
 clean:
 	rm -rf $(VENV) build dist $(DEMO) $(DEMO)-bundle

@@ -161,6 +161,9 @@ def report(given: argparse.Namespace, scored: Sequence[Scored], error: float, be
     figures = {
         "spearman": _rank([s.ours for s in scored], measured),
         "median_abs_error": float(np.median([abs(s.ours / s.measured - 1) for s in scored])),
+        "median_abs_error_roofline": float(
+            np.median([abs(s.roofline / s.measured - 1) for s in scored])
+        ),
         "spearman_flops": _rank([s.flops for s in scored], measured),
         "spearman_bytes": _rank([s.moved for s in scored], measured),
         "spearman_roofline": _rank([s.roofline for s in scored], measured),
