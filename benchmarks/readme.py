@@ -123,8 +123,8 @@ ROWS = (
         "beside whole compiles",
         found="programs compiled before: {warm_memory_ms:.1f} ms, read from disk "
         "{warm_disk_ms:.0f} ms; the digits MLP from nothing: {cold_s:.1f} s; 1,000 candidates "
-        "from parts that are known: {parts_s_1000:.1f} s, a whole program that is not: {whole_s:.1f} s; least rank "
-        "agreement of parts {parts_spearman:.3f}",
+        "from parts that are known: {parts_s_1000:.1f} s, a whole program that is not: "
+        "{whole_s:.1f} s; least rank agreement of parts {parts_spearman:.3f}",
     ),
 )
 

@@ -79,7 +79,7 @@ WHOLE = Work(targets=TARGETS, space=SPACE, warm=40, alike=300, candidates=1000, 
 SHORT = Work(targets=TARGETS, space=QUICK, warm=10, alike=300, candidates=1000, judged=40)
 SMOKE = Work(
     targets=("cpu", "tpu-v5e", "h100", "aarch64"),
-    space=QUICK | {"channels": 8, "quantize": False},
+    space=QUICK | {"channels": 8, "depth": 1},
     warm=2,
     alike=3,
     candidates=10,
