@@ -79,11 +79,11 @@ WHOLE = Work(targets=TARGETS, space=SPACE, warm=40, alike=300, candidates=1000, 
 SHORT = Work(targets=TARGETS, space=QUICK, warm=10, alike=300, candidates=1000, judged=40)
 SMOKE = Work(
     targets=("cpu", "tpu-v5e", "h100", "aarch64"),
-    space=QUICK | {"channels": 8, "depth": 1},
+    space=QUICK | {"channels": 8, "depth": 1, "hidden": 32},
     warm=2,
     alike=3,
     candidates=10,
-    judged=3,
+    judged=10,
 )
 
 
@@ -96,7 +96,7 @@ def main() -> None:
         compiler = Compiler(Store(Path(folder) / "parts"))
         bench = Workbench(load_task("mnist5k", []))
         warm = _warm(work, bench, compiler)
-        parts = _parts(work, bench, compiler)
+        parts = _parts(work, bench, compiler, Compiler(Store(Path(folder) / "whole")))
     finish(given, {"cold_s": cold, "targets": len(work.targets), **warm, **parts}, began)
 
 
@@ -165,7 +165,8 @@ def _warm(work: Work, bench: Workbench, compiler: Compiler) -> dict[str, float]:
     return {"warm_ms": max(known, read), "warm_memory_ms": known, "warm_disk_ms": read}
 
 
-def _parts(work: Work, bench: Workbench, compiler: Compiler) -> dict[str, Any]:
+def _parts(work: Work, bench: Workbench, compiler: Compiler, another: Compiler) -> dict[str, Any]:
+    """Parts by one compiler, and whole programs by another, which has seen none of them."""
     rng, space = np.random.default_rng(0), parse_space(work.space)
     targets = _targets(work, BATCH, parts=True)
     evaluator = TargetsEvaluator(bench, targets, MODELLED, compiler)
@@ -178,12 +179,13 @@ def _parts(work: Work, bench: Workbench, compiler: Compiler) -> dict[str, Any]:
     scored = [_latencies(evaluator, candidate) for candidate in candidates]
     seconds = time.perf_counter() - start
     assert compiler.compilations == compiled, "a part was not known"
+    judge = TargetsEvaluator(bench, targets, MODELLED, another)
     whole = []
     pairs: dict[str, list[tuple[float, float]]] = {name: [] for name in work.targets}
     for candidate, of_parts in zip(candidates[: work.judged], scored, strict=False):
-        compiled, start = compiler.compilations, time.perf_counter()
-        found = {m.target: m.value for m in evaluator.whole(candidate)}
-        if compiler.compilations > compiled:  # it is like no other so far
+        compiled, start = another.compilations, time.perf_counter()
+        found = {m.target: m.value for m in judge.whole(candidate)}
+        if another.compilations > compiled:  # it is like no other so far
             whole.append(time.perf_counter() - start)
         for name, value in found.items():
             pairs[name].append((of_parts[name], value))

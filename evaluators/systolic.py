@@ -36,6 +36,12 @@ BITS: dict[str, int] = {
 }
 """Of a value in memory, by dtype."""
 
+ARRAY_ASSUMES = (
+    "zeros around an image are multiplied as any input; zeros that a transposed convolution puts "
+    "between its inputs are skipped"
+)
+"""What the cycles of a product are worth where some of its factors are sure to be zero."""
+
 SUM_BITS = 32
 """Of a sum that is not complete: products of narrow values add up in float32 or int32."""
 

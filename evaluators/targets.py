@@ -26,9 +26,11 @@ from paretax.evaluators.latency_model.model import Latency, LatencyModel
 from paretax.evaluators.measurement import Evaluation, Failure, Measurement, Provenance, Reason
 from paretax.evaluators.objectives import unit_of
 from paretax.evaluators.parts import PartsPricer, Price
+from paretax.evaluators.systolic import ARRAY_ASSUMES
 from paretax.evaluators.target import ALWAYS, MODELLED, Target
 from paretax.evaluators.workbench import Workbench
 from paretax.hardware_profiles import HardwareProfile
+from paretax.hardware_profiles.profile import Systolic
 
 
 class TargetsEvaluator:
@@ -171,6 +173,7 @@ def modelled(
     about = {"batch": target.batch, "program": program.fingerprint}
     interval = [round(latency.low * 1e6, 3), round(latency.high * 1e6, 3)]
     limits = {name: round(share, 3) for name, share in latency.limits.items()}
+    assumed = {"assumes": ARRAY_ASSUMES} if isinstance(target.profile.compiler, Systolic) else {}
     made = [
         Measurement(
             objective="latency",
@@ -187,6 +190,7 @@ def modelled(
                 "limited_by": limits,
                 "busiest": latency.busiest,
                 "compiler": program.compiler,
+                **assumed,
             },
         ),
         memory_of(target, program),

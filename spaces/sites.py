@@ -20,6 +20,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Var
 from jax.extend.core import Literal as Constant
 
 from paretax.spaces.jax_compat import closed_jaxpr, scan_counts
+from paretax.spaces.taps import convolution_multiply_adds
 from paretax.spaces.views import Held, Joined, View, at, through, views_in
 
 Arrays = Mapping[str, Any]
@@ -41,7 +42,8 @@ class Site:
             embedding's rows), and those that are one with them on the way; of a convolution, that
             of the input channels last.
         stack: how many leading axes a `scan` takes slices along; none of them is in `axes`.
-        multiply_adds: of one example, in all uses.
+        multiply_adds: of one example, in all uses; zeros that a transposed convolution puts between
+            its inputs are not multiplied.
         grouped: whether a convolution has feature groups, each with input channels of its own.
         whole: whether each product sums over the axis of input channels as it is stored, so that
             neighbours along it may share a scale.
@@ -407,9 +409,12 @@ def _multiply_adds(eqn: JaxprEqn, operand: int, view: View) -> int:
     result: Any = eqn.outvars[0].aval
     if _PRODUCTS[eqn.primitive.name] == "embedding":
         return 0
-    axes, _ = summed_axes(eqn, operand)
-    total: int = math.prod(result.shape) * math.prod(whole.shape[i] for i in axes)
-    share: int = total // max(1, math.prod(whole.shape)) * math.prod(view.shape)
+    if _PRODUCTS[eqn.primitive.name] == "convolution":
+        total = convolution_multiply_adds(eqn)
+    else:
+        axes, _ = summed_axes(eqn, operand)
+        total = math.prod(result.shape) * math.prod(whole.shape[i] for i in axes)
+    share: int = total * math.prod(view.shape) // max(1, math.prod(whole.shape))
     return share
 
 

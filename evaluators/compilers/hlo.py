@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
+from paretax.evaluators.compilers.hlo_products import (
+    convolution,
+    dot,
+    library_call,
+    name_of,
+    operands,
+    widest,
+)
 from paretax.evaluators.compilers.hlo_text import Array, Computation, Instruction, Module
 from paretax.evaluators.kernels import Kernel, KernelKind, Product
-
-DTYPES: Mapping[str, str] = {
-    "f32": "f32", "f64": "f64", "bf16": "bf16", "f16": "fp16",
-    "s8": "int8", "u8": "int8", "s4": "int4", "u4": "int4", "s32": "int32", "u32": "int32",
-}  # fmt: skip
-"""HLO's names of types, in ours; the rest keep theirs, and all of 8 bits and a point are fp8."""
 
 _FREE = {
     "parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "copy-done",
@@ -142,7 +143,7 @@ def _kernel(
     reads = [array for array, _ in read]
     given = sum(array.bytes for array, argument in read if argument)
     writes = list(_writes(module, instruction))
-    dtype = _widest(d for _, d in work.products) if work.products else _main_dtype(writes)
+    dtype = widest(d for _, d in work.products) if work.products else _main_dtype(writes)
     start = instruction.opcode.endswith("-start")
     if start:  # of a copy or a slice: its source, its destination, and a flag
         arrays = [a for a in instruction.results if a.size > 1] or list(instruction.results)
@@ -206,11 +207,11 @@ def _count(module: Module, computation: Computation, instruction: Instruction, w
             for part in inner:
                 _count(module, inner, part, work)
     elif opcode == "dot":
-        work.products.append(_dot(computation, instruction))
+        work.products.append(dot(computation, instruction))
     elif opcode == "convolution":
-        work.products.append(_convolution(computation, instruction))
+        work.products.append(convolution(computation, instruction))
     elif opcode == "custom-call":
-        found = _library_call(computation, instruction)
+        found = library_call(computation, instruction)
         if found is not None:
             work.products.append(found)
     elif opcode in _SUMS:
@@ -237,12 +238,12 @@ def _count(module: Module, computation: Computation, instruction: Instruction, w
 
 
 def _summed(computation: Computation, instruction: Instruction) -> int:
-    operands = _operands(computation, instruction)
-    size = max((a.size for a in operands), default=0)
+    taken = operands(computation, instruction)
+    size = max((a.size for a in taken), default=0)
     if instruction.opcode == "reduce-window":
         return instruction.results[0].size * _window(instruction)
     if instruction.opcode == "sort":
-        length = operands[0].shape[(instruction.numbers("dimensions") or (0,))[0]]
+        length = taken[0].shape[(instruction.numbers("dimensions") or (0,))[0]]
         return int(size * max(1.0, math.log2(max(2, length))))
     return size
 
@@ -251,75 +252,6 @@ def _window(instruction: Instruction) -> int:
     """Positions of a window."""
     found = re.search(r"\bwindow=\{size=([0-9x]+)", instruction.rest)
     return math.prod(int(n) for n in found.group(1).split("x")) if found else 1
-
-
-def _operands(computation: Computation, instruction: Instruction) -> list[Array]:
-    known = computation.instructions
-    return [a for name in instruction.operands if name in known for a in known[name].results]
-
-
-def _dot(computation: Computation, instruction: Instruction) -> tuple[Product, str]:
-    left, right = _operands(computation, instruction)[:2]
-    groups = [left.shape[i] for i in instruction.numbers("lhs_batch_dims")]
-    summed = [left.shape[i] for i in instruction.numbers("lhs_contracting_dims")]
-    of_right = [right.shape[i] for i in instruction.numbers("rhs_contracting_dims")]
-    k, g = math.prod(summed), math.prod(groups)
-    return (
-        Product(
-            groups=g,
-            m=max(1, left.size // max(1, g * k)),
-            n=max(1, right.size // max(1, g * math.prod(of_right))),
-            k=k,
-        ),
-        _widest([_name(left.dtype), _name(right.dtype)]),
-    )
-
-
-def _convolution(computation: Computation, instruction: Instruction) -> tuple[Product, str]:
-    """Also a dot, which XLA:TPU writes as a convolution without a window."""
-    left, kernel = _operands(computation, instruction)[:2]
-    _, of_kernel, of_output = re.split(r"_|->", instruction.attribute("dim_labels"))
-    found = re.search(r"feature_group_count=(\d+)", instruction.rest)
-    groups = int(found.group(1)) if found else 1
-    found = re.search(r"batch_group_count=(\d+)", instruction.rest)
-    groups *= int(found.group(1)) if found else 1
-    sizes = dict(zip(of_kernel, kernel.shape, strict=False))
-    output = instruction.results[0]
-    features = dict(zip(of_output, output.shape, strict=False)).get("f", 1)
-    window = math.prod(size for label, size in sizes.items() if label.isdigit())
-    return (
-        Product(
-            groups=groups,
-            m=max(1, output.size // max(1, features)),
-            n=max(1, features // groups),
-            k=sizes.get("i", 1) * window,
-            window=window,
-        ),
-        _widest([_name(left.dtype), _name(kernel.dtype)]),
-    )
-
-
-def _library_call(computation: Computation, instruction: Instruction) -> tuple[Product, str] | None:
-    """Of cuDNN, cuBLAS or oneDNN; None where the call multiplies nothing."""
-    target = instruction.attribute("custom_call_target").strip('"')
-    if instruction.attribute("dim_labels"):
-        return _convolution(computation, instruction)
-    if "gemm" not in target and "matmul" not in target:
-        return None
-    left, right = _operands(computation, instruction)[:2]
-    numbers = _dimension_numbers(instruction.rest)
-    groups = [left.shape[int(i)] for i in numbers.get("lhs_batch_dimensions", [])]
-    summed = [left.shape[int(i)] for i in numbers.get("lhs_contracting_dimensions", [1])]
-    g, k = math.prod(groups), math.prod(summed)
-    return (
-        Product(groups=g, m=max(1, left.size // (g * k)), n=max(1, right.size // (g * k)), k=k),
-        _widest([_name(left.dtype), _name(right.dtype)]),
-    )
-
-
-def _dimension_numbers(rest: str) -> dict[str, list[str]]:
-    found = re.search(r'"dot_dimension_numbers":(\{[^{}]*\})', rest)
-    return dict(json.loads(found.group(1))) if found else {}
 
 
 def _reads(
@@ -368,16 +300,4 @@ def _row(arrays: list[Array]) -> int:
 
 
 def _main_dtype(writes: list[Array]) -> str:
-    return _name(max(writes, key=lambda a: a.bytes).dtype) if writes else "f32"
-
-
-def _name(dtype: str) -> str:
-    return "fp8" if re.match(r"f8e", dtype) else DTYPES.get(dtype, dtype)
-
-
-_WIDTH = ["int4", "fp8", "int8", "fp16", "bf16", "int32", "f32", "f64"]
-
-
-def _widest(dtypes: Iterable[str]) -> str:
-    """The dtype that a product of these is computed in."""
-    return max(dtypes, key=lambda d: _WIDTH.index(d) if d in _WIDTH else len(_WIDTH))
+    return name_of(max(writes, key=lambda a: a.bytes).dtype) if writes else "f32"

@@ -87,9 +87,14 @@ def _version(package: str) -> str:
     return version(package)
 
 
+_COUNTING = 2
+"""Of the way in which products are counted: what was counted otherwise is compiled again."""
+
+
 def settings_key(settings: Mapping[str, Any]) -> str:
     """A hash of the settings."""
-    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
+    about = {**settings, "counting": _COUNTING}
+    return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def _need(profile: HardwareProfile, module: str, compiler: str, extra: str) -> None:

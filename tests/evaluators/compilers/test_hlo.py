@@ -35,6 +35,43 @@ def test_a_product_of_matrices_in_groups() -> None:
     assert found.bytes_arguments == found.bytes_read
 
 
+# What the window does not meet: zeros between inputs, and places beyond them.
+ZEROS = {
+    "transposed, as a product for each place": (
+        "size=4x4 pad=3_3x3_3 lhs_dilate=4x4",
+        "",
+        "4,4,8,16",
+        "2,32,32,16",
+        "dot",
+        Product(m=2 * 32 * 32, n=16, k=8),
+    ),
+    "transposed, two by two taps": (
+        "size=4x4 pad=2_2x2_2 lhs_dilate=2x2 rhs_reversal=1x1",
+        "",
+        "4,4,8,16",
+        "2,16,16,16",
+        "convolution",
+        Product(m=2 * 16 * 16, n=16, k=4 * 8, window=4),
+    ),
+    "transposed, one or two taps": (  # 1.5 a dimension, so 2.25 of 9: as many as 192 rows of 3
+        "size=3x3 pad=1_2x1_2 lhs_dilate=2x2",
+        "",
+        "3,3,8,16",
+        "2,16,16,16",
+        "convolution",
+        Product(m=2 * 192, n=16, k=3 * 8, window=3),
+    ),
+    "wider than its input": (
+        "size=20x20 pad=19_19x19_19",
+        "",
+        "20,20,8,16",
+        "2,27,27,16",
+        "convolution",
+        Product(m=2 * 27 * 27, n=16, k=8 * 8 * 8, window=64),
+    ),
+}
+
+
 @pytest.mark.parametrize(
     ("window", "extra", "kernel", "output", "kind", "product"),
     [
@@ -70,8 +107,9 @@ def test_a_product_of_matrices_in_groups() -> None:
             "convolution",
             Product(m=2 * 8 * 8, n=16, k=72, window=9),
         ),
+        *ZEROS.values(),
     ],
-    ids=["strided", "depthwise", "grouped", "dilated"],
+    ids=["strided", "depthwise", "grouped", "dilated", *ZEROS],
 )
 def test_convolutions(
     window: str, extra: str, kernel: str, output: str, kind: str, product: Product
@@ -254,3 +292,31 @@ def test_rows_are_what_lies_side_by_side(read: str, written: str, rows: tuple[in
 def test_text_that_is_no_module() -> None:
     with pytest.raises(ValueError, match="no ENTRY"):
         parse_module("HloModule m\n")
+
+
+def test_operands_that_were_swapped() -> None:
+    """A convolution with one tap, whose image was made the kernel: one product a place."""
+    (found,) = kernels(
+        entry(
+            "%w = f32[1,1,8,16]{3,2,1,0} parameter(0)",
+            "%x = f32[112,112,8,2]{3,2,1,0} parameter(1)",
+            "ROOT %c = f32[16,112,112,2]{3,2,1,0} convolution(%w, %x),"
+            " window={size=112x112 pad=111_111x111_111 rhs_reversal=1x1},"
+            " dim_labels=01fb_01io->b01f",
+        )
+    )
+    assert found.products == (Product(m=16 * 112 * 112, n=2, k=8),)
+
+
+def test_a_transposed_convolution_of_cudnn() -> None:
+    """The gradient by the inputs of a convolution of stride 2: as many products as that has."""
+    (found,) = kernels(
+        entry(
+            "%x = f32[2,8,8,64]{3,2,1,0} parameter(0)",
+            "%w = f32[64,4,4,32]{3,2,1,0} parameter(1)",
+            "ROOT %c = (f32[2,16,16,32]{3,2,1,0}, u8[0]{0}) custom-call(%x, %w),"
+            " window={size=4x4 stride=2x2 pad=1_1x1_1}, dim_labels=b01f_o01i->b01f,"
+            ' custom_call_target="__cudnn$convBackwardInput"',
+        )
+    )
+    assert found.products == (Product(m=2 * 8 * 8, n=32, k=16 * 64, window=16),)
