@@ -108,6 +108,8 @@ def test_equal_programs_are_compiled_once(bench: Workbench, tmp_path: Path) -> N
     plain = {"width": 4, "depth": 1, "quantize": True}
     first = evaluator.evaluate(plain, 0)
     assert compiler.compilations == 2  # the array is fed with the CPU's products
+    says = {m.target for m in first.measurements if "skipped" in m.detail.get("assumes", "")}
+    assert says == {"systolic"}
     assert evaluator.evaluate({**plain, "weight_bits": 3, "epochs": 9}, 1) == first
     assert compiler.compilations == 2
     evaluator.evaluate({**plain, "width": 5}, 0)
