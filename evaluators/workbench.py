@@ -15,6 +15,7 @@ import numpy as np
 from paretax.errors import UsageError
 from paretax.evaluators.cache import LeastRecentlyUsed
 from paretax.evaluators.lifting import lift
+from paretax.evaluators.own_derivatives import check_own_derivatives
 from paretax.evaluators.randomness import training_key
 from paretax.spaces import distillation, preprocessing, pruning, training
 from paretax.spaces.channels import ChannelGroup, Channels, find_channels
@@ -365,11 +366,12 @@ class Workbench:
 
         Raises:
             UsageError: the targets do not fit the outputs, a batch is larger than the training set,
-                there are too few epochs for the schedule, or a lottery's rewinding step is beyond
-                its end.
+                there are too few epochs for the schedule, a lottery's rewinding step is beyond its
+                end, or a derivative of the model's own would be lost.
         """
         timeline(candidate)
         self.deployed(candidate)
+        check_own_derivatives(candidate, self.prepared(candidate))
         chosen = choose((*training.SETTINGS, *pruning.SETTINGS), candidate)
         targets = self.data.train.targets
         outputs = self.prepared(candidate).outputs

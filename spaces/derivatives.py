@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import ClosedJaxpr, JaxprEqn
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn
 
 from paretax.spaces.jax_compat import bind
 
@@ -40,8 +40,29 @@ def traced_rule(eqn: JaxprEqn) -> ClosedJaxpr | None:
         operands. None where it cannot be seen: it refuses to be traced apart from the model, or it
         asks which operands are differentiated (`symbolic_zeros`), so that one trace is not all.
     """
-    if eqn.params.get("symbolic_zeros"):
-        return None
+    return None if eqn.params.get("symbolic_zeros") else _traced(eqn)
+
+
+def untraceable(program: ClosedJaxpr | Jaxpr) -> str | None:
+    """The name of a function whose own derivative cannot be traced apart from the model.
+
+    It uses what is computed around it, without being given it. None where there is none.
+    """
+    jaxpr = program.jaxpr if isinstance(program, ClosedJaxpr) else program
+    for eqn in jaxpr.eqns:
+        if is_custom(eqn):
+            if _traced(eqn) is None:
+                return str(primal_of(eqn).jaxpr.debug_info.func_name)
+            continue
+        for value in eqn.params.values():
+            for part in value if isinstance(value, tuple | list) else (value,):
+                found = untraceable(part) if isinstance(part, ClosedJaxpr | Jaxpr) else None
+                if found is not None:
+                    return found
+    return None
+
+
+def _traced(eqn: JaxprEqn) -> ClosedJaxpr | None:
     fixed = sum(eqn.params.get(name, 0) for names in _LEADING for name in names)
     operands = [_shape(var.aval) for var in eqn.invars]
     results = [_shape(var.aval) for var in eqn.outvars]
@@ -56,9 +77,12 @@ def traced_rule(eqn: JaxprEqn) -> ClosedJaxpr | None:
         return [c for c, o in zip(pull(cotangents), operands[fixed:], strict=True) if _is_real(o)]
 
     try:
-        return jax.make_jaxpr(pulled)(operands, given)
+        closed = jax.make_jaxpr(pulled)(operands, given)
     except Exception:  # noqa: BLE001  a user's rule may refuse in any way
         return None
+    # A value from around it, of a trace that has ended, is taken for an array.
+    left = any(isinstance(held, jax.core.Tracer) for held in closed.consts)
+    return None if left else closed
 
 
 def _shape(aval: Any) -> jax.ShapeDtypeStruct:

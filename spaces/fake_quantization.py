@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from paretax.spaces.compression import INPUT_STEP, WEIGHT_STEP, Grid
+from paretax.spaces.own_derivatives import OwnDerivatives
 from paretax.spaces.products import Product, replace_products
 from paretax.spaces.quantization import expand, learned_step, straight_through
 from paretax.spaces.sites import Arrays, Site
@@ -27,7 +28,12 @@ def first_steps(grid: Grid) -> dict[str, jax.Array]:
 
 
 def train_on_grid(
-    apply: Callable[..., Any], sites: Mapping[str, Site], *, learn: bool, watch: str | None = None
+    apply: Callable[..., Any],
+    sites: Mapping[str, Site],
+    *,
+    learn: bool,
+    watch: str | None = None,
+    within: set[str] | None = None,
 ) -> Callable[..., tuple[Any, Any]]:
     """The model in training mode, on the grid.
 
@@ -36,11 +42,26 @@ def train_on_grid(
         sites: of the model.
         learn: whether the steps are parameters (LSQ); otherwise gradients pass straight through.
         watch: a site whose inputs are returned as features; None: none.
+        within: gets the sites within something that has a derivative of its own (`custom_vjp`).
+            Gradients pass by that one, straight through the rounding of a site's inputs.
 
     Returns:
         (params, state, inputs, key, grid) -> ((outputs, new state), features). An empty grid
         leaves everything in floating point.
     """
+
+    def on_grid(given: Any) -> jax.Array:
+        weight, numbers = given["weight"], given.get("grid")
+        if numbers is None:
+            return weight  # type: ignore[no-any-return]
+        return _on_grid(weight, numbers, given.get("learned"), "weight", learn)
+
+    own = OwnDerivatives(
+        weight=on_grid,
+        read=lambda given: given["weight"],
+        write=lambda given, weight: {**given, "weight": weight},
+        seen=set() if within is None else within,
+    )
 
     def handler(product: Product, x: jax.Array, given: Any) -> tuple[jax.Array, Any]:
         weight, numbers = given["weight"], given.get("grid")
@@ -48,7 +69,7 @@ def train_on_grid(
         if numbers is None:
             return product.run(x, weight.astype(product.weight_dtype), product.dtype), seen
         learned = given.get("learned")
-        weight = _on_grid(weight, numbers, learned, "weight", learn)
+        weight = on_grid(given)
         if product.site.kind != "embedding":
             x = _on_grid(x, numbers, learned, "input", learn)
         return product.run(x, weight, jnp.float32).astype(product.dtype), seen
@@ -64,7 +85,7 @@ def train_on_grid(
             if name in grid and learn:
                 steps = (params[f"{name}{WEIGHT_STEP}"], params[f"{name}{INPUT_STEP}"])
                 given[name]["learned"] = dict(zip(("weight", "input"), steps, strict=True))
-        replaced = replace_products(apply, sites, handler)
+        replaced = replace_products(apply, sites, handler, own=own)
         result, notes = replaced(given, state, inputs, key)
         if watch is None:
             return result, None

@@ -12,7 +12,9 @@ import jax.numpy as jnp
 from jax.extend.core import Jaxpr, JaxprEqn, Var
 from jax.extend.core import Literal as Constant
 
+from paretax.spaces.derivatives import is_custom
 from paretax.spaces.jax_compat import bind, scan_counts
+from paretax.spaces.own_derivatives import OwnDerivatives
 from paretax.spaces.sites import Arrays, Site, called_jaxpr, kind_of, needed, summed_axes
 from paretax.spaces.views import Held, Joined, View, at, through
 
@@ -59,6 +61,7 @@ def replace_products(
     sites: Mapping[str, Site],
     handler: Handler,
     join: Join = lambda _, later: later,
+    own: OwnDerivatives | None = None,
 ) -> Callable[..., tuple[Any, Notes]]:
     """The model with the product at each site done by `handler`.
 
@@ -68,6 +71,8 @@ def replace_products(
         handler: does a site's product. Its operand is whatever pytree the caller passes under the
             weight's name; a scan that slices the weight slices every array of it.
         join: makes one note of the notes of two uses of the same slice.
+        own: keeps the derivatives that the model has of its own (`custom_vjp`) around a product;
+            None: the result is not differentiated.
 
     Returns:
         A function (params, *rest) -> (outputs, notes by site), which may be traced, also with a
@@ -86,7 +91,7 @@ def replace_products(
             View.of(n, sites[n].shape, params[n]) if n in sites else params[n]
             for n in sorted(params)
         ]
-        replay = _Replay(sites, handler, join)
+        replay = _Replay(sites, handler, join, own)
         outputs, notes = replay.run(closed.jaxpr, closed.consts, [*args, *jax.tree.leaves(rest)])
         return jax.tree.unflatten(jax.tree.structure(out_shape), outputs), notes
 
@@ -100,6 +105,7 @@ class _Replay:
     sites: Mapping[str, Site]
     handler: Handler
     join: Join
+    own: OwnDerivatives | None
 
     def run(
         self, jaxpr: Jaxpr, consts: Sequence[Any], args: Sequence[Any]
@@ -130,7 +136,10 @@ class _Replay:
         """An equation that takes at least one site's weight."""
         called = called_jaxpr(eqn)
         if called is not None:
-            return self.run(called.jaxpr, called.consts, given)
+            results, notes = self.run(called.jaxpr, called.consts, given)
+            if self.own is not None and is_custom(eqn):
+                results = self.own.kept(eqn, given, results, notes)
+            return results, notes
         if eqn.primitive.name == "scan":
             return self._scan(eqn, given)
         held = [value if _is_held(value) else None for value in given]
