@@ -73,3 +73,24 @@ def test_examples_in_docstrings() -> None:
                 assert found.failed == 0
                 tried += found.attempted
     assert tried > 0
+
+
+def test_the_table_of_releases_is_that_of_the_constraints() -> None:
+    page = (ROOT / "docs" / "compatibility.md").read_text("utf-8")
+    pinned: dict[str, list[str]] = {}
+    for line in (ROOT / "constraints.txt").read_text("utf-8").splitlines():
+        if found := re.match(r"([\w-]+)==([\d.]+)", line):
+            pinned.setdefault(found[1], []).append(found[2])
+    for row, names in {
+        "JAX and jaxlib": [("jax", "jax"), ("jaxlib", "jaxlib")],
+        "Flax": [("flax", "flax")],
+        "NumPy": [("numpy", "numpy")],
+        "libtpu": [("libtpu", "libtpu")],
+        "NVIDIA": [("jax-cuda12-plugin", "jax-cuda13-plugin")],
+        "IREE": [("iree-base-compiler", "iree-base-compiler")],
+    }.items():
+        (line,) = (each for each in page.splitlines() if each.startswith(f"| {row}"))
+        _, _, older, newer, _ = line.split("|")
+        for before, after in names:
+            assert pinned[before][0] in older
+            assert pinned[after][-1] in newer

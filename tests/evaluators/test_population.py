@@ -60,11 +60,19 @@ TECHNIQUES: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("technique", TECHNIQUES)
 def test_a_lane_is_trained_as_alone(bench: Workbench, technique: str) -> None:
-    """To rounding: products over a batch of matrices are summed otherwise."""
+    """To rounding: products over a batch of matrices are summed otherwise.
+
+    With learned steps a weight that lies between two codes may then round the other way, and that
+    member's trainings part; of members that were mixed up two would.
+    """
     asked = members(7, **TECHNIQUES[technique])
     trainer = Trainer(bench, Calibrator(), "batch")
-    for (candidate, seed), found in zip(asked, together(trainer, asked), strict=True):
-        assert largest_difference(found, trainer.train(candidate, seed)) < 1e-4
+    parted = [
+        seed
+        for (candidate, seed), found in zip(asked, together(trainer, asked), strict=True)
+        if largest_difference(found, trainer.train(candidate, seed)) >= 1e-4
+    ]
+    assert len(parted) <= (technique == "with learned steps"), parted
 
 
 def test_the_size_of_a_population_does_not_matter(bench: Workbench) -> None:
