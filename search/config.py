@@ -10,7 +10,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_serializer,
+    field_validator,
+)
+from pydantic_core import PydanticCustomError
 
 from paretax.errors import UsageError, unknown
 from paretax.evaluators import Axis, Objective, Target, make_objectives
@@ -19,6 +27,7 @@ from paretax.hardware_profiles import load_profile
 from paretax.search.samplers import SAMPLERS
 from paretax.spaces import Space, parse_space
 from paretax.tasks import Metric
+from paretax.tasks.loading import name_of
 
 
 class _Part(BaseModel):
@@ -101,8 +110,8 @@ class TeacherConfig(_Part):
 class SearchConfig(_Part):
     """A whole search."""
 
-    task: str
-    """A built-in task, or `module:attribute`."""
+    task: Any
+    """A built-in task, `module:attribute`, or, from Python, a task itself."""
 
     space: dict[str, Any]
     """Parameter name to its domain, or to a value that is held; see `parse_space`."""
@@ -161,6 +170,17 @@ class SearchConfig(_Part):
 
     trial_seconds: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     """Time after which a scoring or training counts as failed (`ray` only); None: no bound."""
+
+    @field_validator("task")
+    @classmethod
+    def _some_task(cls, value: Any) -> Any:
+        if value is None or isinstance(value, bool | int | float | list | dict):
+            raise PydanticCustomError("task", "input should be a task, or its name as a string")
+        return value
+
+    @field_serializer("task", when_used="json")
+    def _task_name(self, task: Any) -> str:
+        return name_of(task)
 
     @field_validator("targets", mode="before")
     @classmethod

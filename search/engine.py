@@ -37,6 +37,7 @@ from paretax.search.samplers import Observation
 from paretax.search.standing import Standing
 from paretax.search.worker import WorkerSpec
 from paretax.spaces import Candidate
+from paretax.tasks.loading import goes_by_value, name_of
 
 _BATCH = 8  # candidates asked for at once where neither config nor sampler says
 _HOPELESS = 12  # trials that all fail before a search gives up
@@ -78,7 +79,8 @@ def run_search(
     if before is not None and not unfinished(before, plan):
         return before
     spec = WorkerSpec(
-        task=plan.config.task,
+        task=name_of(plan.config.task),
+        value=plan.bench.task if goes_by_value(plan.config.task) else None,
         search_path=tuple(map(str, plan.search_path)),
         targets=plan.targets,
         wanted=tuple({o.name for o in (*plan.objectives, *plan.limits)}),

@@ -22,6 +22,7 @@ from paretax.spaces import SETTINGS, Candidate, Space, check_space
 from paretax.spaces.dimensions import choose
 from paretax.spaces.rules import check_rules
 from paretax.tasks import load_task
+from paretax.tasks.loading import hold_task, name_of
 from paretax.tasks.outputs import check_distillation
 from paretax.tasks.probing import check_targets
 
@@ -84,6 +85,7 @@ def plan(config: SearchConfig, search_path: Sequence[Path] = ()) -> Plan:
     config.check_names()
     space = config.make_space()
     task = load_task(config.task, search_path)
+    hold_task(config.task, task)
     check_space(space, SETTINGS, task.defaults, task.name)
     objectives = config.make_objectives(task.metric)
     limits = config.make_limits(task.metric)
@@ -125,7 +127,7 @@ def plan(config: SearchConfig, search_path: Sequence[Path] = ()) -> Plan:
         bench=bench,
         teacher=teacher,
         rungs=None if config.rungs is None else Rungs(config.rungs.first, config.rungs.factor),
-        fingerprint=fingerprint(bench, config.task, folders),
+        fingerprint=fingerprint(bench, name_of(config.task), folders),
         baseline=baseline,
     )
 

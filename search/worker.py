@@ -29,7 +29,7 @@ from paretax.evaluators import (
 from paretax.evaluators.lanes import DivergedError
 from paretax.evaluators.targets import TargetsEvaluator
 from paretax.spaces import Candidate
-from paretax.tasks import Data, load_task
+from paretax.tasks import Data, Task, load_task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +38,7 @@ class WorkerSpec:
 
     Args:
         task: name of the task.
+        value: the task itself, where a worker cannot import it; None: it can.
         search_path: folders to import it from.
         targets: the devices.
         wanted: names of the objectives that are asked for.
@@ -55,6 +56,7 @@ class WorkerSpec:
     lesson: Lesson | None = None
     data: Data | None = None
     axis: Axis = "auto"
+    value: Task | None = None
 
 
 class Worker:
@@ -68,7 +70,8 @@ class Worker:
     """
 
     def __init__(self, spec: WorkerSpec, away: Iterable[Evaluator] = ()) -> None:
-        self._bench = Workbench(load_task(spec.task, map(Path, spec.search_path)), spec.data)
+        named = spec.task if spec.value is None else spec.value
+        self._bench = Workbench(load_task(named, map(Path, spec.search_path)), spec.data)
         here = [t for t in spec.targets if t.accelerator_type is None]
         self._costs = [*cost_evaluators(self._bench, here, spec.wanted, spec.known), *away]
         self._lesson, self._axis = spec.lesson, spec.axis

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import ray
+from ray import cloudpickle
 from ray.exceptions import RayError, RayTaskError
 
+from paretax.errors import UsageError
 from paretax.evaluators import Evaluation, Failure, Reason, Target
 from paretax.evaluators.runtime import apply_worker_environment
 from paretax.search.worker import Worker, WorkerSpec
@@ -19,10 +24,17 @@ class Actor:
     Args:
         spec: of the worker.
         devices: actors beside the devices that are not on this machine, by target.
+        task: what `packed` made of the task; None: it is imported.
     """
 
-    def __init__(self, spec: WorkerSpec, devices: Mapping[str, Any]) -> None:
+    def __init__(
+        self, spec: WorkerSpec, devices: Mapping[str, Any], task: bytes | None = None
+    ) -> None:
         apply_worker_environment()
+        if task is not None:
+            folders, pickled = cloudpickle.loads(task)
+            sys.path += [folder for folder in folders if folder not in sys.path]
+            spec = replace(spec, value=cloudpickle.loads(pickled))
         away = [t for t in spec.targets if t.accelerator_type is not None]
         self._worker = Worker(spec, [AwayEvaluator(t, devices[t.profile.name]) for t in away])
 
@@ -62,6 +74,30 @@ class AwayEvaluator:
             return Evaluation(failure=Failure(reason=Reason.WORKER_LOST, message=message))
         there = (m for m in found.measurements if m.target == self._target.profile.name)
         return Evaluation(measurements=tuple(there), failure=found.failure)
+
+
+def packed(spec: WorkerSpec) -> bytes | None:
+    """A task of a script or notebook as bytes, with its functions and classes; None: of a module.
+
+    They go to the workers through Ray alone, and are never read from a file.
+
+    Raises:
+        UsageError: the task holds something that cannot be sent.
+    """
+    if spec.value is None:
+        return None
+    try:
+        # The folders first: what the task imports may lie in one that the script has added.
+        folders = [folder or str(Path.cwd()) for folder in (*sys.path, *spec.search_path)]
+        found: bytes = cloudpickle.dumps((folders, cloudpickle.dumps(spec.value)))
+    except Exception as error:
+        lines = str(error).strip().splitlines() or [""]
+        raise UsageError(
+            f"task {spec.task!r} cannot be sent to the workers ({type(error).__name__}: "
+            f"{lines[0]}): make in `load` or `build` what cannot be sent, put the task into a "
+            "module and name it module:attribute, or set executor: inline"
+        ) from error
+    return found
 
 
 def device_options(target: Target) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import re
 import socket
 import time
 import warnings
@@ -32,12 +33,14 @@ from paretax.evaluators.runtime import (
     trains_on_cpu,
     worker_environment,
 )
-from paretax.search.executors.actor import Actor, device_options
+from paretax.search.executors.actor import Actor, device_options, packed
 from paretax.search.executors.dealing import MOST, Dealer
 from paretax.search.executors.protocol import Call
 from paretax.search.worker import WorkerSpec
+from paretax.tasks.loading import OBJECT
 
 _ATTEMPTS = 2  # how often an evaluation is tried whose worker is lost
+_RAISED = re.compile(r"[A-Za-z_][\w.]*(Error|Exception|Exit|Interrupt)\b")  # ends a traceback
 _START_SECONDS = 300.0  # for a worker to load JAX and the task's data
 
 
@@ -62,7 +65,7 @@ class RayExecutor:
         address: str | None = None,
         trial_seconds: float | None = None,
     ) -> None:
-        self._spec = spec
+        self._task, self._spec = packed(spec), replace(spec, value=None)
         self._count = workers
         self._address = address
         self._trial_seconds = trial_seconds
@@ -150,7 +153,7 @@ class RayExecutor:
         if index == 0:
             node = ray.get_runtime_context().get_node_id()
             options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(node, soft=False)
-        return ray.remote(Actor).options(**options).remote(self._shared, self._devices)
+        return ray.remote(Actor).options(**options).remote(self._shared, self._devices, self._task)
 
     def _device(self, target: Target) -> Any:
         """A worker beside a device, wherever the cluster has it.
@@ -169,13 +172,14 @@ class RayExecutor:
         options = device_options(target)
         platforms = {"JAX_PLATFORMS": ",".join(dict.fromkeys((target.profile.platform, "cpu")))}
         options["runtime_env"] = {"env_vars": worker_environment() | platforms}
-        return ray.remote(Actor).options(**options).remote(spec, {})
+        return ray.remote(Actor).options(**options).remote(spec, {}, self._task)
 
     def _modules(self) -> list[str]:
         """A user's own module or package, to be sent to the machines of a cluster."""
         module, _, attribute = self._spec.task.partition(":")
         top = module.partition(".")[0]
-        found = importlib.util.find_spec(top) if attribute and top != "paretax" else None
+        none = not attribute or top in ("paretax", "__main__", OBJECT.rstrip(":"))
+        found = None if none else importlib.util.find_spec(top)
         if found is None or found.origin is None:
             return []
         path = Path(found.origin)
@@ -314,5 +318,11 @@ def _failed(reason: Reason, message: str) -> Evaluation:
 
 
 def _reason(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
+    """The first line of an error; of a worker that did not start, what its start raised."""
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    if not lines:
+        return type(error).__name__
+    if isinstance(error, RayActorError) and error.actor_init_failed:
+        raised = [line for line in lines[1:] if _RAISED.match(line)]
+        return (raised or lines)[-1].strip().removeprefix("paretax.errors.UsageError: ")
+    return lines[0].strip()

@@ -132,7 +132,7 @@ def test_an_unknown_key_is_named_with_the_nearest(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"task": 3}, r"task: .*string, got 3"),
+        ({"task": 3}, r"task: .*as a string, got 3"),
         ({"space": [1]}, r"space: .*dictionary, got \[1\]"),
         ({"objectives": "size"}, r"objectives: .*list, got 'size'"),
         ({"objectives": []}, r"objectives: .*at least 1 item.*got \[\]"),
