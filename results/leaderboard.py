@@ -256,13 +256,19 @@ def caption(run: Run, target: str) -> str:
 def _seeds(run: Run, target: str) -> list[str]:
     """What the metric's column holds, and which trials left the front by it."""
     counts = {len(t.repeats) for t in shown_trials(run, target)} - {0}
-    said = ["A metric without (test) is of the validation split."]
+    own = [str(t.number) for t in shown_trials(run, target) if not t.repeats]
+    said = [
+        "A metric without (test) is the search's own score on the validation split, by which it "
+        "chose."
+    ]
     if counts:
         seeds = " to ".join(map(str, sorted({min(counts), max(counts)})))
         said = [
             f"The metric without (test) is the mean over {seeds} further seeds on the validation "
             "split; (test) is that of the weights that are exported; each ± one standard error."
         ]
+        if own:
+            said.append(f"Not scored again yet, and so by luck too high: {', '.join(own)}.")
     for t in shown_trials(run, target):
         failed = [r for r in t.repeats if r.failure is not None]
         if failed:

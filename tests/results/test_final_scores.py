@@ -107,6 +107,11 @@ def test_the_leaderboard_shows_means_with_standard_errors(again: Again) -> None:
     assert found["detail"]["seeds"] == [1000, 1001, 1002]
 
 
+def test_what_was_not_scored_again_yet_is_said(again: Again) -> None:
+    text = " ".join(render(again({2: [0.92, 0.93]}), None, "table").split())
+    assert "Not scored again yet, and so by luck too high: 0, 1." in text
+
+
 def test_a_lucky_point_leaves_the_front(again: Again) -> None:
     """The baseline is as accurate, faster and smaller once luck is gone."""
     run = again({2: [0.9, 0.9, 0.9], 0: [0.91, 0.91, 0.91], 1: [0.8, 0.8, 0.8]})
