@@ -12,6 +12,7 @@ import numpy as np
 from paretax.errors import UsageError
 from paretax.evaluators import Objective, Prepared, Target, Workbench
 from paretax.evaluators.runtime import apply_worker_environment
+from paretax.evaluators.tokens import check_tokens
 from paretax.results.fingerprint import Fingerprint, fingerprint
 from paretax.results.teaching import Teacher, check_teacher, parse_teacher
 from paretax.search.baseline import is_within, make_baseline
@@ -209,6 +210,7 @@ def _try_model(bench: Workbench, candidate: Candidate) -> Prepared:
     prepared = bench.prepared(candidate)
     bench.check_training(candidate)
     check_targets(bench.task, bench.data.splits, prepared.outputs)
+    check_tokens(prepared, bench.data.splits)
     targets = bench.data.train.targets
     batch = jax.ShapeDtypeStruct((2, *targets.shape[1:]), targets.dtype)
     loss = jax.eval_shape(bench.task.loss, prepared.outputs, batch)
