@@ -213,6 +213,7 @@ def apply_event(trials: dict[int, Trial], event: Event) -> None:
                 candidate=Candidate(plain["candidate"]),
                 seed=int(plain["seed"]),
                 baseline=bool(plain.get("baseline", False)),
+                wanted=Candidate(plain["wanted"]) if "wanted" in plain else None,
             )
     elif kind in ("scored", "trained"):
         trial = trials[event["trial"]]

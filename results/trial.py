@@ -37,6 +37,7 @@ class Trial:
         batch: the round in which it was asked for, from 0.
         candidate: what was tried.
         seed: of its training.
+        wanted: what the sampler had proposed, where that was moved to share its programs.
         measurements: what was measured, on training and validation data alone.
         failure: why it has no full score; None where it has one, or is not done.
         trained: whether its training ended well.
@@ -54,6 +55,7 @@ class Trial:
     batch: int
     candidate: Candidate
     seed: int
+    wanted: Candidate | None = None
     measurements: tuple[Measurement, ...] = ()
     failure: Failure | None = None
     trained: bool = False

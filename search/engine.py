@@ -34,6 +34,7 @@ from paretax.search.proposing import propose
 from paretax.search.resuming import header, resumed, run_so_far, taught, unfinished
 from paretax.search.rungs import losses_at
 from paretax.search.samplers import Observation
+from paretax.search.sharing import Proposal
 from paretax.search.standing import Standing
 from paretax.search.worker import WorkerSpec
 from paretax.spaces import Candidate
@@ -204,13 +205,20 @@ class _Search:
             count = min(count, self._plan.trials - len(self._trials))
         return max(0, count)
 
-    def _propose(self, state: Any) -> list[Candidate]:
+    def _propose(self, state: Any) -> list[Proposal]:
         """Candidates for the places that are free; before all others, the baseline."""
         count = self._next_count()
         if not count or self._exhausted:
             return []
-        first = [] if self._trials else [self._plan.baseline]
-        tried = [*first, *(t.candidate for t in self._trials.values())]
+        baseline = self._plan.baseline
+        first = [] if self._trials else [Proposal(candidate=baseline, wanted=baseline)]
+        tried = [
+            *first,
+            *(
+                Proposal(candidate=t.candidate, wanted=t.wanted or t.candidate)
+                for t in self._trials.values()
+            ),
+        ]
         if count == len(first):
             return first
         found = [*first, *propose(self._plan, state, count - len(first), tried)]
@@ -219,11 +227,11 @@ class _Search:
             self._note("stopped", why="the space holds no further candidate")
         return found
 
-    def _ask(self, batch: int, candidates: Sequence[Candidate]) -> None:
+    def _ask(self, batch: int, proposals: Sequence[Proposal]) -> None:
         first, seed = len(self._trials), self._plan.config.seed
         asked: list[dict[str, Any]] = [
-            {"trial": first + i, "candidate": dict(c), "seed": trial_seed(seed, c)}
-            for i, c in enumerate(candidates)
+            {"trial": first + i, **p.to_json(), "seed": trial_seed(seed, p.candidate)}
+            for i, p in enumerate(proposals)
         ]
         if first == 0:
             asked[0]["baseline"] = True

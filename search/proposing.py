@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from typing import Any
 
 import numpy as np
 
 from paretax.search.planning import Plan
-from paretax.spaces import BY_NAME, Candidate, signature, with_signature
+from paretax.search.sharing import Debts, Proposal, owed, share
+from paretax.spaces import Candidate
 
 _ASKS = 20  # times that a sampler is asked for a batch before new candidates are drawn at random
 _MORE = (
@@ -17,7 +18,7 @@ _MORE = (
 _DRAWS = 1000  # random draws before a space counts as exhausted
 
 
-def propose(plan: Plan, state: Any, count: int, tried: Sequence[Candidate]) -> list[Candidate]:
+def propose(plan: Plan, state: Any, count: int, tried: Sequence[Proposal]) -> list[Proposal]:
     """New candidates; ones that were tried before are not tried again.
 
     Randomness comes from the run's seed and the number of trials so far, so that a resumed search
@@ -27,45 +28,45 @@ def propose(plan: Plan, state: Any, count: int, tried: Sequence[Candidate]) -> l
         plan: of the search.
         state: of its sampler.
         count: how many are wanted.
-        tried: all trials so far.
+        tried: all trials so far, each with what the sampler had proposed.
 
     Returns:
         At most `count`; fewer only where the space or the sampler holds no more.
     """
     rng = np.random.default_rng([plan.config.seed, len(tried)])
-    seen = set(tried)
-    found: dict[Candidate, None] = {}
-    models: dict[str, Candidate] = {}
+    taken = frozenset(p.candidate for p in tried)
+    debts = owed(plan.space, tried)
+    wanted: dict[Candidate, None] = {}
     more = 0
     for _ in range(_ASKS):
-        wanted, before = count - len(found) + more, len(found)
-        proposed = plan.sampler.ask(state, wanted, rng)
-        for one in proposed:
-            candidate = _sharing(plan, one, models, rng)
-            if candidate is not None and candidate not in seen and len(found) < count:
-                found[candidate] = None
-        more = _MORE if len(found) == before else 0
-        if len(found) == count:
-            break
-        if len(proposed) < wanted:  # a sampler that has come to its end
-            return list(found)
+        asked, before = count - len(wanted) + more, len(wanted)
+        proposed = plan.sampler.ask(state, asked, rng)
+        fresh = [c for c in dict.fromkeys(proposed) if c not in taken and c not in wanted]
+        wanted |= dict.fromkeys(fresh[: count - before])
+        found = _shared(plan, list(wanted), debts, taken, rng)
+        if len(found) == count or len(proposed) < asked:  # or a sampler that has come to its end
+            return found
+        wanted = dict.fromkeys(p.wanted for p in found)
+        more = _MORE if len(found) <= before else 0
     for _ in range(_DRAWS):
+        candidate = plan.space.sample(rng)
+        if candidate in taken or candidate in wanted:
+            continue
+        found = _shared(plan, [*wanted, candidate], debts, taken, rng)
+        wanted = dict.fromkeys(p.wanted for p in found)
         if len(found) == count:
             break
-        candidate = plan.space.sample(rng)
-        if candidate not in seen:
-            found[candidate] = None
-    return list(found)
+    return found
 
 
-def _sharing(
-    plan: Plan, candidate: Candidate, models: dict[str, Candidate], rng: np.random.Generator
-) -> Candidate | None:
-    """The candidate, moved to the signature of one of `models` where those are enough."""
-    most = plan.config.signatures
-    own = signature(candidate, BY_NAME)
-    if most is None or own in models or len(models) < most:
-        models.setdefault(own, candidate)
-        return candidate
-    model = list(models.values())[int(rng.integers(len(models)))]
-    return with_signature(plan.space, candidate, model, BY_NAME, rng)
+def _shared(
+    plan: Plan,
+    wanted: Sequence[Candidate],
+    debts: Debts,
+    taken: Set[Candidate],
+    rng: np.random.Generator,
+) -> list[Proposal]:
+    """Proposals as they are; where asked, with few signatures."""
+    if plan.config.signatures is None:
+        return [Proposal(candidate=c, wanted=c) for c in wanted]
+    return share(plan.space, wanted, plan.config.signatures, debts, taken, rng)

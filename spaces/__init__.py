@@ -17,7 +17,7 @@ from paretax.spaces.operators import complete, crossover, mutate, neighbours
 from paretax.spaces.parameters import Categorical, Float, Integer, Ordinal, Parameter, Value
 from paretax.spaces.parsing import dump_space, parse_space
 from paretax.spaces.rules import setting_of
-from paretax.spaces.signature import signature, with_signature
+from paretax.spaces.signature import graph_choices, signature, with_signature
 from paretax.spaces.space import Size, Space
 
 DIMENSIONS: dict[str, tuple[Setting, ...]] = {
@@ -69,6 +69,7 @@ __all__ = [
     "crossover",
     "dimension_of",
     "dump_space",
+    "graph_choices",
     "mutate",
     "neighbours",
     "parse_space",

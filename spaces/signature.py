@@ -31,7 +31,7 @@ def signature(candidate: Mapping[str, Any], settings: Mapping[str, Setting]) -> 
         settings: those that paretax understands, by name; other parameters are the model's, of
             which numbers with a fraction (dropout) are taken for numbers in its program as well.
     """
-    found = _of_graph(candidate, settings)
+    found = graph_choices(candidate, settings)
     return json.dumps(found, sort_keys=True, separators=(",", ":"))
 
 
@@ -54,14 +54,14 @@ def with_signature(
     Returns:
         None where that combination is forbidden.
     """
-    fixed = _of_graph(model, settings)
-    off = _of_graph(candidate, settings)
+    fixed = graph_choices(model, settings)
+    off = graph_choices(candidate, settings)
     numbers = {n: v for n, v in candidate.items() if n not in off and n not in fixed}
     held = {n: model[n] for n in fixed if n in model}
     return complete(space, {**model, **numbers, **held}, rng)
 
 
-def _of_graph(candidate: Mapping[str, Any], settings: Mapping[str, Setting]) -> dict[str, Any]:
+def graph_choices(candidate: Mapping[str, Any], settings: Mapping[str, Setting]) -> dict[str, Any]:
     """The parameters that change a graph or a shape; of numbers, those that are 0, and so off."""
     found: dict[str, Any] = {}
     trained = trains_quantized(candidate)
