@@ -105,7 +105,7 @@ def _write(
     if size != expected:
         raise ExportError(f"the weights take {size} bytes, and the search counted {expected:.0f}")
     save_file({n: np.asarray(a, order="C") for n, a in stored.items()}, folder / files.WEIGHTS)
-    program, batch = _program(model, bench, run.platform(target))
+    program, batch = exported_program(model, bench, run.platform(target))
     (folder / files.PROGRAM).write_bytes(program.serialize())
     host = {name: np.asarray(a) for name, a in arrays.items()}
     test = bench.data.test
@@ -242,7 +242,9 @@ def _final(run: Run, trial: Trial, metric: str) -> dict[str, Any] | None:
     return None
 
 
-def _program(model: Deployed, bench: Workbench, platform: str) -> tuple[jax_export.Exported, str]:
+def exported_program(
+    model: Deployed, bench: Workbench, platform: str
+) -> tuple[jax_export.Exported, str]:
     """The exported program, for any batch size (named "batch" in the shapes).
 
     It is lowered for the CPU too, so that it can be verified where its device is not. Devices that

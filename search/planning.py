@@ -4,22 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import jax
 import numpy as np
 
-from paretax.errors import UsageError
+from paretax.errors import UsageError, described
 from paretax.evaluators import Objective, Prepared, Target, Workbench
 from paretax.evaluators.runtime import apply_worker_environment
 from paretax.evaluators.tokens import check_tokens
 from paretax.results.fingerprint import Fingerprint, fingerprint
+from paretax.results.rehearsing import rehearse
 from paretax.results.teaching import Teacher, check_teacher, parse_teacher
 from paretax.search.baseline import is_within, make_baseline
 from paretax.search.config import SearchConfig
 from paretax.search.rungs import Rungs
 from paretax.search.samplers import Sampler, make_sampler
-from paretax.spaces import SETTINGS, Candidate, Space, check_space
+from paretax.spaces import SETTINGS, Candidate, Space, check_space, dimension_of
 from paretax.spaces.dimensions import choose
 from paretax.spaces.rules import check_rules
 from paretax.tasks import load_task
@@ -112,6 +114,7 @@ def plan(config: SearchConfig, search_path: Sequence[Path] = ()) -> Plan:
     if config.baseline is not None:
         _try_baseline(bench, baseline)
     check_rules([p.name for p in space], [model.sites for model in tried])
+    _rehearse(bench, space, baseline, targets, np.random.default_rng(config.seed))
     if teacher is not None:
         check_teacher(bench, teacher, tuple(tried[0].outputs.shape[1:]))
         if "alpha" not in space or max(map(float, space["alpha"].grid(2))) > 0:
@@ -187,11 +190,11 @@ def _try_models(bench: Workbench, space: Space, rng: np.random.Generator) -> lis
         except UsageError:
             if attempt == _MODELS - 1 and not found:
                 raise
-        except Exception as error:
+        except (Exception, SystemExit, GeneratorExit) as error:
             if attempt == _MODELS - 1 and not found:
                 raise UsageError(
                     f"task {bench.task.name!r} fails for all of {_MODELS} random candidates, the "
-                    f"last {dict(candidate)} with {type(error).__name__}: {error}"
+                    f"last {dict(candidate)} with {described(error)}"
                 ) from error
     return found
 
@@ -204,6 +207,32 @@ def _try_baseline(bench: Workbench, baseline: Candidate) -> None:
         raise UsageError(
             f"the baseline {dict(baseline)} cannot be built: {error}; change `baseline`"
         ) from error
+
+
+def _rehearse(
+    bench: Workbench,
+    space: Space,
+    baseline: Candidate,
+    targets: Sequence[Target],
+    rng: np.random.Generator,
+) -> None:
+    """Try the way to a bundle on the baseline, or else on the first model that builds, dense."""
+    drawn = (space.sample(rng) for _ in range(_MODELS))
+    for candidate in (baseline, *map(partial(_dense, bench), drawn)):
+        try:
+            bench.deployed(candidate)
+        except Exception:  # noqa: BLE001  `_try_models` has found one that builds
+            continue
+        rehearse(bench, candidate, [t.profile.platform for t in targets])
+        return
+
+
+def _dense(bench: Workbench, candidate: Candidate) -> Candidate:
+    """A candidate's model and preprocessing, without all that is done to its weights."""
+    kept = {*bench.task.defaults}
+    return Candidate(
+        {n: v for n, v in candidate.items() if n in kept or dimension_of(n) == "preprocessing"}
+    )
 
 
 def _try_model(bench: Workbench, candidate: Candidate) -> Prepared:
