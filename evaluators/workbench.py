@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from paretax.errors import UsageError
+from paretax.errors import UsageError, users_code
 from paretax.evaluators.cache import LeastRecentlyUsed
 from paretax.evaluators.lifting import lift
 from paretax.evaluators.own_derivatives import check_own_derivatives
@@ -164,7 +164,10 @@ class Workbench:
     @cached_property
     def data(self) -> Data:
         """The splits; float64 becomes float32, and int64 int32, as JAX computes with those."""
-        data = self.task.data() if self._data is None else self._data
+        data = self._data
+        if data is None:
+            with users_code(f"data() of task {self.task.name!r}"):
+                data = self.task.data()
         if not isinstance(data, Data):
             raise UsageError(
                 f"data() of task {self.task.name!r} must return paretax.Data, "

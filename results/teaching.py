@@ -22,7 +22,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from paretax.errors import UsageError
+from paretax.errors import UsageError, users_code
 from paretax.evaluators import AccuracyEvaluator, Lesson, Workbench
 from paretax.evaluators.accuracy import in_chunks
 from paretax.evaluators.graph import Description, describe
@@ -76,7 +76,7 @@ def parse_teacher(plain: Mapping[str, Any], folders: Sequence[Path]) -> Teacher:
     """
     if plain.get("program") and (plain.get("checkpoint") or plain.get("candidate")):
         raise UsageError("a teacher is a program or a candidate, and both are given: leave one out")
-    if not plain.get("program") and not plain.get("candidate"):
+    if not plain.get("program") and plain.get("candidate") is None:
         raise UsageError("a teacher needs `candidate` (a model's configuration) or `program`")
     return Teacher(
         candidate=dict(plain.get("candidate") or {}),
@@ -109,12 +109,14 @@ def check_teacher(bench: Workbench, teacher: Teacher, outputs: tuple[int, ...]) 
     if teacher.program is not None:
         found = _program(teacher.program, bench.batch_shape(1))[1]
     else:
-        space = parse_space(dict(teacher.candidate))
-        check_space(space, SETTINGS, bench.task.defaults, bench.task.name)
+        if teacher.candidate:  # without it the model is that of the task's defaults
+            space = parse_space(dict(teacher.candidate))
+            check_space(space, SETTINGS, bench.task.defaults, bench.task.name)
         if teacher.candidate.get("distill"):
             raise UsageError("a teacher must not be distilled itself: leave `distill` out of it")
-        found = tuple(bench.prepared(teacher.candidate).outputs.shape[1:])
-        model = bench.deployed(teacher.candidate)
+        with users_code(f"the teacher {json.dumps(dict(teacher.candidate))}"):
+            found = tuple(bench.prepared(teacher.candidate).outputs.shape[1:])
+            model = bench.deployed(teacher.candidate)
         if teacher.checkpoint is None:
             bench.check_training(teacher.candidate)
         else:

@@ -4,26 +4,26 @@ from __future__ import annotations
 
 import math
 import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-import yaml
 from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
     ValidationError,
+    ValidationInfo,
     field_serializer,
     field_validator,
 )
 from pydantic_core import PydanticCustomError
 
-from paretax.errors import UsageError, unknown
+from paretax.errors import UsageError, shown, unknown
 from paretax.evaluators import Axis, Objective, Target, make_objectives
 from paretax.evaluators.costs import GRID
 from paretax.hardware_profiles import load_profile
+from paretax.search.plain import read_yaml
 from paretax.search.samplers import SAMPLERS
 from paretax.spaces import Space, parse_space
 from paretax.tasks import Metric
@@ -32,6 +32,17 @@ from paretax.tasks.loading import name_of
 
 class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_switch_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuse true and false where a number stands, which pydantic takes for 1 and 0."""
+        annotation = cls.model_fields[str(info.field_name)].annotation
+        kinds = {annotation, *get_args(annotation)}
+        values = value.values() if isinstance(value, Mapping) and float in kinds else [value]
+        if kinds & {int, float} and bool not in kinds and any(isinstance(v, bool) for v in values):
+            raise ValueError("a number is wanted, not true or false")
+        return value
 
 
 class TargetConfig(_Part):
@@ -97,7 +108,7 @@ class TeacherConfig(_Part):
     candidate: dict[str, bool | int | float | str] | None = None
     """A configuration of the task's model, which is trained first; None: it is a program."""
 
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**31)
     """Of that training."""
 
     checkpoint: str | None = None
@@ -143,7 +154,7 @@ class SearchConfig(_Part):
     seed: int = Field(default=0, ge=0)
     """Of the proposals, and of every training."""
 
-    workers: int | None = Field(default=None, ge=1)
+    workers: int | None = Field(default=None, ge=1, le=10_000)
     """Processes that train; None: one a core, at most 8."""
 
     executor: Literal["ray", "inline"] = "ray"
@@ -283,7 +294,7 @@ def parse_config(plain: Any, where: str) -> SearchConfig:
         UsageError: the first thing that is wrong: where, the rule, and the value.
     """
     if not isinstance(plain, Mapping):
-        raise UsageError(f"{where} must be a mapping with task, space, ..., got {plain!r}")
+        raise UsageError(f"{where} must be a mapping with task, space, ..., got {shown(plain)}")
     try:
         config = SearchConfig.model_validate(plain)
     except ValidationError as error:
@@ -311,36 +322,10 @@ def load_config(path: Path) -> SearchConfig:
     if not path.is_file():
         raise UsageError(f"there is no config {str(path)!r}: check the path")
     try:
-        plain = read_yaml(path.read_text("utf-8"))
-    except (yaml.YAMLError, ValueError) as error:  # bytes that are no text, a date that is none
+        text = path.read_text("utf-8")
+    except ValueError as error:  # bytes that are no text
         raise UsageError(f"{str(path)!r} is not YAML: {error}") from None
-    return parse_config(plain, str(path))
-
-
-def read_yaml(text: str) -> Any:
-    """Plain data from YAML. Raises yaml.YAMLError or ValueError where it is none."""
-    return yaml.load(text, Loader=_Loader)  # a safe loader
-
-
-class _Loader(yaml.SafeLoader):
-    """Plain data only; reads 1e-4 as a number, as YAML 1.2 does, and refuses a key twice."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        merge = "tag:yaml.org,2002:merge"  # what is merged in may be overridden
-        keys = [self.construct_object(k, deep=True) for k, _ in node.value if k.tag != merge]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key!r} stands twice", node.start_mark
-                )
-        return super().construct_mapping(node, deep)
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
-    list("-+0123456789."),
-)
+    return parse_config(read_yaml(text, repr(str(path))), str(path))
 
 
 def _readable(error: ValidationError, where: str) -> UsageError:
@@ -360,5 +345,5 @@ def _readable(error: ValidationError, where: str) -> UsageError:
     if first["type"] == "missing":
         return UsageError(f"{where} lacks {place!r}: add it")
     value = first["input"]
-    shown = "NaN" if isinstance(value, float) and math.isnan(value) else repr(value)
-    return UsageError(f"{where}: {place}: {first['msg'][0].lower()}{first['msg'][1:]}, got {shown}")
+    got = "NaN" if isinstance(value, float) and math.isnan(value) else shown(value)
+    return UsageError(f"{where}: {place}: {first['msg'][0].lower()}{first['msg'][1:]}, got {got}")

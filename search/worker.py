@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from paretax.errors import UsageError
+from paretax.errors import UsageError, described
 from paretax.evaluators import (
     AccuracyEvaluator,
     Axis,
@@ -174,22 +174,11 @@ def _guarded(
     except (jax.errors.JaxRuntimeError, MemoryError) as error:
         exhausted = isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)
         reason = Reason.OUT_OF_MEMORY if exhausted else Reason.COMPILE_ERROR
-        failure = Failure(reason=reason, message=_first_line(error))
-    except Exception as error:  # noqa: BLE001  the task's code may raise anything
-        failure = Failure(reason=Reason.BUILD_ERROR, message=_first_line(error))
+        failure = Failure(reason=reason, message=described(error))
+    except (Exception, SystemExit, GeneratorExit) as error:  # noqa: BLE001  the task's code may
+        # raise anything, and what would end this process too
+        failure = Failure(reason=Reason.BUILD_ERROR, message=described(error))
     seconds = time.perf_counter() - start
     return Evaluation(
         failure=Failure(reason=failure.reason, message=f"{failure.message} (after {seconds:.1f} s)")
     )
-
-
-def _first_line(error: BaseException) -> str:
-    """The kind of an error, its first line, and where in the code it came from."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    place = ""
-    if trace is not None:
-        place = f" ({Path(trace.tb_frame.f_code.co_filename).name}:{trace.tb_lineno})"
-    lines = str(error).strip().splitlines() or [""]
-    return f"{type(error).__name__}: {lines[0]}{place}"

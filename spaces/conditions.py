@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeGuard
 
-from paretax.errors import UsageError
+from paretax.errors import UsageError, shown
 
 Scalar = bool | int | float | str
 
@@ -103,7 +103,7 @@ class Clause:
         if not isinstance(tests, Mapping) or not tests:
             raise UsageError(
                 f"{where}: a condition maps parameters to values, "
-                f"such as {{quantize: true}}, got {tests!r}"
+                f"such as {{quantize: true}}, got {shown(tests)}"
             )
         return cls(tuple((str(name), _test(spec, where)) for name, spec in tests.items()))
 
@@ -155,5 +155,5 @@ def _test(spec: object, where: str) -> Test:
     if isinstance(spec, list | tuple) and spec and all(_is_scalar(v) for v in spec):
         return OneOf(values=tuple(spec))
     raise UsageError(
-        f"{where}: a test is a value, a list of values or {{min: a, max: b}}, got {spec!r}"
+        f"{where}: a test is a value, a list of values or {{min: a, max: b}}, got {shown(spec)}"
     )

@@ -66,14 +66,18 @@ def switch(name: str) -> Setting:
     )
 
 
-def whole(name: str, default: int, least: int, *, number: bool = False) -> Setting:
-    """A whole number of at least so much."""
+def whole(
+    name: str, default: int, least: int, most: int | None = None, *, number: bool = False
+) -> Setting:
+    """A whole number of at least so much, and at most so much where that is given."""
     return Setting(
         name=name,
         number=number,
         default=default,
-        rule=f"a whole number of at least {least}",
-        allows=lambda v: is_whole(v) and int(v) >= least,
+        rule=f"a whole number of at least {least}"
+        if most is None
+        else f"a whole number from {least} to {most:,}",
+        allows=lambda v: is_whole(v) and int(v) >= least and (most is None or int(v) <= most),
     )
 
 

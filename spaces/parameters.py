@@ -11,13 +11,15 @@ from decimal import Decimal
 
 import numpy as np
 
-from paretax.errors import UsageError
+from paretax.errors import UsageError, shown
 from paretax.spaces.conditions import Clause, exactly, word
 
 Value = bool | int | float | str
 """What a parameter may hold: a JSON scalar (never null, NaN or infinity)."""
 
 _LARGEST = sys.float_info.max
+_LONG = 2**64
+_EXACT = 2**53  # steps up to here are counted exactly in floating point
 _JUMP = 0.15  # standard deviation of a local move, as a share of the parameter's range
 
 
@@ -72,7 +74,7 @@ class AbstractParameter(ABC):
         """The nearest value of the domain; the inverse of `encode`."""
 
     def _outside(self, value: object) -> UsageError:
-        return UsageError(f"parameter {self.name!r} takes {self.describe()}, got {value!r}")
+        return UsageError(f"parameter {self.name!r} takes {self.describe()}, got {shown(value)}")
 
 
 def _check_name(name: object) -> None:
@@ -91,7 +93,7 @@ def _check_range(name: str, low: float, high: float, log: bool, step: float | No
         if isinstance(number, bool) or not isinstance(number, int | float):
             raise UsageError(f"parameter {name!r}: {key} must be a number, got {number!r}")
         if not abs(number) <= _LARGEST:
-            raise UsageError(f"parameter {name!r}: {key} must be finite, got {number}")
+            raise UsageError(f"parameter {name!r}: {key} must be finite, got {shown(number)}")
     if low > high:
         raise UsageError(
             f"parameter {name!r}: low must not exceed high, got low={low} and high={high}: "
@@ -104,12 +106,24 @@ def _check_range(name: str, low: float, high: float, log: bool, step: float | No
     if step is not None:
         number = isinstance(step, int | float) and not isinstance(step, bool)
         if not number or not 0 < step <= _LARGEST:
-            raise UsageError(f"parameter {name!r}: step must be a positive number, got {step!r}")
+            raise UsageError(
+                f"parameter {name!r}: step must be a positive number, got {shown(step)}"
+            )
         if log:
             raise UsageError(f"parameter {name!r}: log and step exclude each other: drop one")
     width = float(high) / float(low) if log else float(high) - float(low)
     if math.isinf(width):
         raise UsageError(f"parameter {name!r}: the range {low} .. {high} is too wide: narrow it")
+    if step is not None and step < math.ulp(max(abs(low), abs(high), 0.0) or step):
+        raise UsageError(
+            f"parameter {name!r}: floating point cannot tell steps of {step} apart in the range "
+            f"{low} .. {high}: take a larger step, or leave it out"
+        )
+    if step is not None and width / step > _EXACT:
+        raise UsageError(
+            f"parameter {name!r}: a range may have 2^53 steps, and {low} .. {high} has "
+            f"{width / step:.3g} of {step}: take a larger step, or leave it out"
+        )
 
 
 def _is_number(value: object) -> bool:
@@ -208,7 +222,7 @@ class Float(_Numeric):
             raise self._outside(value)
         number = float(given) + 0.0  # -0.0 becomes 0.0
         if self.step is not None and not math.isclose(
-            self._snap(number), number, rel_tol=1e-9, abs_tol=1e-12
+            self._snap(number), number, rel_tol=1e-9, abs_tol=1e-9 * self.step
         ):
             raise self._outside(value)
         return self._snap(number)
@@ -252,6 +266,11 @@ class Integer(_Numeric):
                         f"parameter {self.name!r}: an integer's {key} must be whole, got {number}"
                     )
                 object.__setattr__(self, key, int(number))
+        if max(-self.low, self.high, self.high - self.low) >= 2**63:
+            raise UsageError(
+                f"parameter {self.name!r}: an integer's range must lie within -2^63 .. 2^63 - 1 "
+                f"and be shorter than 2^63, got {self.low} .. {self.high}: narrow it"
+            )
         object.__setattr__(self, "when", Clause.make(self.when, f"parameter {self.name!r}"))
 
     @property
@@ -306,7 +325,7 @@ class _Listed(AbstractParameter):
         _check_name(self.name)
         if isinstance(self.choices, str) or not isinstance(self.choices, Sequence):
             raise UsageError(
-                f"parameter {self.name!r}: choices must be a list, got {self.choices!r}"
+                f"parameter {self.name!r}: choices must be a list, got {shown(self.choices)}"
             )
         if not self.choices:
             raise UsageError(f"parameter {self.name!r}: choices is empty: list at least one value")
@@ -316,7 +335,12 @@ class _Listed(AbstractParameter):
             if not isinstance(choice, bool | str) and not _is_number(choice):
                 raise UsageError(
                     f"parameter {self.name!r}: a choice must be a string, a bool or a finite "
-                    f"number, got {choice!r}"
+                    f"number, got {shown(choice)}"
+                )
+            if isinstance(choice, int) and abs(choice) > _LONG:
+                raise UsageError(
+                    f"parameter {self.name!r}: a whole number must lie within -2^64 .. 2^64, "
+                    f"got {shown(choice)}"
                 )
         if len({exactly(c) for c in choices}) < len(choices):
             raise UsageError(

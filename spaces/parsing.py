@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from paretax.errors import UsageError, unknown
+from paretax.errors import UsageError, shown, unknown
 from paretax.spaces.conditions import Clause, OneOf
 from paretax.spaces.parameters import Categorical, Float, Integer, Ordinal, Parameter
 from paretax.spaces.space import Space
@@ -38,7 +38,7 @@ def parse_space(
         UsageError: an unknown type or key, a missing key, or what `Space` refuses.
     """
     if not isinstance(parameters, Mapping):
-        raise UsageError(f"`space` must map names to parameters, got {parameters!r}")
+        raise UsageError(f"`space` must map names to parameters, got {shown(parameters)}")
     return Space([_parameter(str(n), spec) for n, spec in parameters.items()], forbidden)
 
 
@@ -48,7 +48,7 @@ def _parameter(name: str, spec: Any) -> Parameter:
     if not isinstance(spec, Mapping) or "type" not in spec:
         raise UsageError(
             f"parameter {name!r} must be a value or a mapping with a `type` "
-            f"({', '.join(_TYPES)}), got {spec!r}"
+            f"({', '.join(_TYPES)}), got {shown(spec)}"
         )
     kind = spec["type"]
     if not isinstance(kind, str) or kind not in _TYPES:

@@ -25,7 +25,7 @@ SETTINGS = (
     not_negative("gradient_clip"),
     share("label_smoothing"),
     whole("batch_size", 128, least=1),
-    whole("epochs", 20, least=1, number=True),
+    whole("epochs", 20, least=1, most=1_000_000, number=True),
 )
 
 

@@ -84,6 +84,14 @@ CASES = {
         ["'populaton'", "Did you mean 'population'"],
     ),
     "unknown key": ("buget", {"trials": 3}, ["'buget'", "Did you mean 'budget'"]),
+    "epochs without end": ("space.epochs", 10**12, ["epochs", "from 1 to 1,000,000"]),
+    "a longer integer than 64 bits": (
+        "space.width",
+        {"type": "int", "low": 1, "high": 2**64 - 1},
+        ["'width'", "2^63", "18446744073709551615", "narrow"],
+    ),
+    "a switch for a number": ("budget", {"trials": True}, ["budget.trials", "not true or false"]),
+    "a switch for a limit": ("limits", {"size": True}, ["limits", "not true or false"]),
     "everything forbidden": (
         "forbidden",
         [{"width": [4, 8]}],
@@ -186,6 +194,9 @@ def test_a_journal_of_another_version(command: Any, small_run: Path, tmp_path: P
         (["score", "digits", "--target", "cpuu"], ["Did you mean 'cpu'"]),
         (["score", "digits", "--target", "cpu", "--set", "widht=3"], ["Did you mean 'width'"]),
         (["score", "digits", "--target", "cpu", "--set", "width"], ["width=32"]),
+        (["score", "digits", "--target", "cpu", "--set", "width=32,8"], ["width=32,depth=1"]),
+        (["score", "digits", "--target", "cpu", "--set", "width=3,width=4"], ["'width' twice"]),
+        (["score", "digits", "--target", "cpu", "--set", "epochs=1000000000000"], ["1,000,000"]),
         (["profiles", "show", "tpu"], ["'tpu'"]),
         (["space", "nowhere.yaml"], ["no config"]),
     ],
@@ -199,3 +210,88 @@ def test_bad_arguments(
     for word in words:
         assert word in outcome.err
     assert list(tmp_path.iterdir()) == []
+
+
+YAMLS: dict[str, tuple[str | bytes, list[str]]] = {
+    "empty": ("", ["must be a mapping", "None"]),
+    "two documents": ("task: a\n---\ntask: b\n", ["single document"]),
+    "deep": ("forbidden: " + "[" * 3000 + "]" * 3000, ["nested more than 50"]),
+    "anchors upon anchors": (
+        "a0: &a0 [l,l,l,l,l,l,l,l,l]\n"
+        + "".join(f"a{i}: &a{i} [{','.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 9)),
+        ["more than 100,000 values"],
+    ),
+    "within itself": ("limits: &x {a: *x}\n", ["*x stands within itself"]),
+    "a python object": ("task: !!python/name:os.system\n", ["not YAML"]),
+    "a tab": ("space:\n\twidth: 4\n", ["not YAML"]),
+    "bytes": (b"\xff\xfe\x00", ["not YAML"]),
+}
+
+
+@pytest.mark.parametrize("case", YAMLS)
+def test_a_file_that_is_no_config(case: str, command: Any, tmp_path: Path) -> None:
+    text, words = YAMLS[case]
+    path = tmp_path / "config.yaml"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    outcome = command("space", path)
+    assert outcome.code == 2
+    assert outcome.err.startswith("error: ")
+    assert outcome.err.count("\n") == 1
+    assert len(outcome.err) < 1000
+    for word in words:
+        assert word in outcome.err
+
+
+RAISING: dict[str, tuple[str, str, int | None]] = {
+    "load": ("def load():\n    raise OSError('no disk')\n", "OSError: no disk", 3),
+    "build": ("def build(config):\n    return [][0]\n", "IndexError", 3),
+    "exit": ("import sys\ndef build(config):\n    sys.exit(3)\n", "SystemExit: 3", 4),
+    "batch": (
+        "def build(config):\n    def apply(params, x):\n        return x[:, :2] * (\n"
+        "            1.0 if x.shape[0] > 1 else 2.0)\n"
+        "    return (lambda key, x: {}), apply\n",
+        "any batch size",
+        5,
+    ),
+    "statistics": (
+        "def build(config):\n    def apply(params, x):\n        return (x - x.mean(0))[:, :2]\n"
+        "    return (lambda key, x: {}), apply\n",
+        "others stand beside it",
+        None,
+    ),
+}
+
+
+@pytest.mark.parametrize("case", RAISING)
+def test_what_the_users_code_does_wrong_is_said_with_its_line(
+    case: str, command: Any, config: Any, config_file: Any, tmp_path: Path
+) -> None:
+    code, words, line = RAISING[case]
+    module = tmp_path / f"raising_{case}.py"
+    module.write_text(
+        f"import paretax\n{code}"
+        "from paretax.tasks.breast_cancer import task as good\n"
+        "task = paretax.classification('raising', load=globals().get('load', good.load),\n"
+        "    build=globals().get('build', good.model), defaults={'width': 4, 'depth': 1})\n"
+    )
+    config["task"] = f"raising_{case}:task"
+    outcome = command("search", config_file(config), "--out", tmp_path / "run")
+    assert outcome.code == 2, outcome
+    assert outcome.err.startswith("error: ")
+    assert outcome.err.count("\n") == 1
+    assert words in outcome.err
+    if line is not None:
+        assert f"({module.name}:{line})" in outcome.err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_teacher_that_cannot_be_built(
+    command: Any, config: Any, config_file: Any, tmp_path: Path
+) -> None:
+    config["space"]["distill"] = True
+    config["teacher"] = {"candidate": {"width": 0}}
+    outcome = command("search", config_file(config), "--out", tmp_path / "run")
+    assert outcome.code == 2, outcome
+    assert outcome.err.startswith("error: the teacher ")
+    assert outcome.err.count("\n") == 1
+    assert '"width": 0' in outcome.err

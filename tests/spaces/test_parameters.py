@@ -381,6 +381,8 @@ def test_describe(parameter: Parameter, words: str) -> None:
         ({"low": 0, "high": None}, r"high must be a number, got None"),
         ({"low": -1.5e308, "high": 1.5e308}, r"range .* is too wide"),
         ({"low": 1e-300, "high": 1e300, "log": True}, r"range .* is too wide"),
+        ({"low": 0, "high": 10**5000}, r"high must be finite, got a value of type int"),
+        ({"low": 0, "high": 9, "step": 10**5000}, r"step must be a positive number, got a value"),
     ],
 )
 def test_impossible_ranges(
@@ -388,6 +390,48 @@ def test_impossible_ranges(
 ) -> None:
     with pytest.raises(UsageError, match=f"parameter 'p': .*{message}"):
         kind("p", **arguments)
+
+
+@pytest.mark.parametrize(
+    ("low", "high"), [(0, 2**64 - 1), (0, 2**63), (-(2**63) - 1, 0), (-(2**62), 2**62)]
+)
+def test_an_integer_that_no_generator_draws(low: int, high: int) -> None:
+    with pytest.raises(UsageError, match=rf"within -2\^63 .*, got {low} .. {high}: narrow it"):
+        Integer("p", low, high)
+
+
+@pytest.mark.parametrize(
+    ("low", "high"), [(0, 2**63 - 1), (-(2**62), 2**62 - 1), (2**63 - 9, 2**63 - 1)]
+)
+def test_the_longest_integers(low: int, high: int) -> None:
+    parameter = Integer("p", low, high)
+    rng = np.random.default_rng(0)
+    values: list[Any] = [parameter.sample(rng) for _ in range(50)]
+    values += [low, high, *parameter.grid(5), *parameter.moves(high, rng)]
+    assert all(low <= parameter.canonical(v) <= high for v in values)
+    assert parameter.decode(parameter.encode(high)) == high
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "step", "message"),
+    [
+        (0.0, 1.0, 1e-20, r"cannot tell steps of 1e-20 apart in the range 0\.0 \.\. 1\.0"),
+        (1e6, 1e6 + 1, 1e-12, r"cannot tell steps of 1e-12 apart"),
+        (0, 1, 1.2e-16, r"cannot tell steps of 1\.2e-16 apart"),
+    ],
+)
+def test_steps_too_fine_for_floating_point(
+    low: float, high: float, step: float, message: str
+) -> None:
+    with pytest.raises(UsageError, match=f"parameter 'p': .*{message}.*: take a larger step"):
+        Float("p", low, high, step=step)
+
+
+def test_small_steps_are_kept_apart() -> None:
+    parameter = Float("p", 0.0, 1e-13, step=1e-14)
+    assert parameter.canonical(3e-14) == 3e-14
+    with pytest.raises(UsageError, match="takes real"):
+        parameter.canonical(3.5e-14)
 
 
 @pytest.mark.parametrize("key", ["low", "high", "step"])
@@ -411,6 +455,8 @@ def test_an_integer_has_whole_numbers(key: str) -> None:
         ([math.inf], "a choice must be .* finite number, got inf"),
         ([None], "a choice must be a string, a bool or a finite number, got None"),
         ([[1]], r"a choice must be .*, got \[1\]"),
+        ([10**40], r"a whole number must lie within -2\^64 .. 2\^64, got 1000"),
+        ([10**5000], r"a whole number must lie within .*, got a value of type int"),
     ],
 )
 def test_impossible_choices(

@@ -13,5 +13,5 @@ def failing_on(*kinds: type[Exception]) -> Iterator[None]:
     try:
         yield
     except kinds as error:
-        print(f"failed: {error}", file=sys.stderr)
+        print(f"failed: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(1)

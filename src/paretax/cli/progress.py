@@ -1,7 +1,10 @@
-"""Progress bars: on standard error, and only in a terminal."""
+"""Progress: bars on standard error where that is a terminal, else a line now and then."""
 
 from __future__ import annotations
 
+import math
+import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
@@ -42,10 +45,15 @@ def bar(description: str, total: int) -> Iterator[Callable[[int], None]]:
         yield lambda done: shown.update(task, completed=done)
 
 
+_EVERY = 10.0  # seconds between lines where nothing but the counts changes
+
+
 class Bar:
     """Shows the status of a search while it is entered."""
 
     def __init__(self) -> None:
+        self._lines = not sys.stderr.isatty()
+        self._phase, self._said = "", -math.inf
         self._bar = _shown(
             SpinnerColumn(),
             TextColumn("{task.description}"),
@@ -68,6 +76,9 @@ class Bar:
             f"{finished}{total} trials, {status.failed} failed, {status.rejected} rejected; "
             f"front {status.front}{volume}"
         )
+        if self._lines:
+            self._say(status.phase, text)
+            return
         self._bar.update(
             self._task,
             description=f"{status.phase:<16}",
@@ -75,6 +86,14 @@ class Bar:
             total=status.total,
             text=text,
         )
+
+    def _say(self, phase: str, text: str) -> None:
+        """Write a line to standard output: of a new phase soon, else every ten seconds."""
+        now = time.monotonic()
+        if now - self._said < (1.0 if phase != self._phase else _EVERY):
+            return
+        self._phase, self._said = phase, now
+        print(f"{phase}: {text}", flush=True)
 
     def __enter__(self) -> Bar:
         self._bar.start()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -46,7 +47,9 @@ def score(
     ],
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", help="A parameter, such as width=32 or weight_bits=4."),
+        typer.Option(
+            "--set", help="Parameters, such as width=32; repeated, or with commas between."
+        ),
     ] = None,
     precision: Annotated[
         list[str] | None,
@@ -62,7 +65,7 @@ def score(
     from paretax.evaluators import Target
 
     targets = tuple(Target.of(name, batch=batch) for name in _split(target))
-    chosen = dict(_setting(text) for text in settings or [])
+    chosen = _chosen(settings or [])
     named = [_precision(text) for text in _split(precision or [])]
     forms: list[Precision | None] = [*named] or [None]
     rows = [
@@ -98,15 +101,17 @@ def _score(
 ) -> tuple[dict[str, Any], Evaluation]:
     from paretax.evaluators.objectives import COST_NAMES
     from paretax.search.worker import Worker, WorkerSpec
-    from paretax.spaces import SETTINGS, check_space, parse_space
+    from paretax.spaces import SETTINGS, Candidate, check_space, parse_space
     from paretax.tasks import load_task
 
     loaded = load_task(task, [Path.cwd()])
-    candidate: dict[str, Any] = dict(loaded.defaults) | chosen
-    held = parse_space(candidate)
-    check_space(held, SETTINGS, loaded.defaults, loaded.name)
+    scalars = {n: v for n, v in loaded.defaults.items() if isinstance(v, bool | int | float | str)}
+    candidate: dict[str, Any] = scalars | chosen
+    if candidate:
+        held = parse_space(candidate)
+        check_space(held, SETTINGS, loaded.defaults, loaded.name)
     spec = WorkerSpec(task=task, search_path=(str(Path.cwd()),), targets=targets, wanted=COST_NAMES)
-    return candidate, Worker(spec).score(held.candidate(candidate), seed=0)
+    return candidate, Worker(spec).score(Candidate(candidate), seed=0)
 
 
 _COLUMNS = {
@@ -179,11 +184,27 @@ def _precision(text: str) -> Precision:
     return Precision(text)
 
 
-def _setting(text: str) -> tuple[str, Any]:
-    from paretax.search.config import read_yaml
+def _chosen(texts: list[str]) -> dict[str, Any]:
+    """Parameters from `--set`; a comma ends one where a name and = follow."""
+    found: dict[str, Any] = {}
+    for text in texts:
+        for part in re.split(r",(?=\s*[^\W\d][^=,'\"]*=)", text):
+            name, value = _setting(part)
+            if name in found:
+                raise UsageError(f"--set must give each parameter once, got {name!r} twice")
+            found[name] = value
+    return found
 
-    name, equals, value = text.partition("=")
-    parsed = read_yaml(value) if equals else None
-    if not isinstance(parsed, bool | int | float | str):
-        raise UsageError(f"--set must be like width=32, got {text!r}")
+
+def _setting(text: str) -> tuple[str, Any]:
+    from paretax.search.plain import read_yaml
+
+    name, equals, value = text.strip().partition("=")
+    parsed = read_yaml(value, f"--set {name}") if equals and name else None
+    unquoted = isinstance(parsed, str) and "," in parsed and value.strip()[:1] not in ("'", '"')
+    if not isinstance(parsed, bool | int | float | str) or unquoted:
+        raise UsageError(
+            f"--set must be like width=32, or width=32,depth=1, with quotes around a text that "
+            f"holds a comma, got {text!r}"
+        )
     return name, parsed

@@ -8,11 +8,14 @@ import sys
 import time
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from paretax.cli.failing import failing_on
+
+if TYPE_CHECKING:
+    from paretax.results import Run
 
 ConfigArgument = Annotated[Path, typer.Argument(help="The search, as a YAML file.")]
 
@@ -94,10 +97,18 @@ def search(
     early = f", {stopped} stopped at a rung" if stopped else ""
     print(
         f"{len(run.trials)} trials in {time.monotonic() - start:.0f} s: {fronts}, "
-        f"{rejected} rejected, {failed} failed{early}.\nRead it with: paretax leaderboard {folder}"
+        f"{rejected} rejected, {failed} failed{early}.\nRead it with: {_commands(run)}"
     )
     for said in closing_words(run):
         print(said)
+
+
+def _commands(run: Run) -> str:
+    """What shows the leaderboard of each target."""
+    plain = ["paretax", "leaderboard", str(run.folder)]
+    if len(run.targets) == 1:
+        return shlex.join(plain)
+    return "".join(f"\n  {shlex.join([*plain, '--target', name])}" for name in run.targets)
 
 
 def space(
