@@ -21,8 +21,6 @@ import numpy as np
 from paretax.spaces import (
     BY_NAME,
     Candidate,
-    Float,
-    Integer,
     Space,
     graph_choices,
     signature,
@@ -56,8 +54,8 @@ def owed(space: Space, proposals: Iterable[Proposal]) -> Counter[str]:
     debts: Counter[str] = Counter()
     for proposal in proposals:
         if proposal.candidate != proposal.wanted:
-            debts.update(_values(space, proposal.wanted))
-            debts.subtract(_values(space, proposal.candidate))
+            debts.update(_values(proposal.wanted))
+            debts.subtract(_values(proposal.candidate))
     return debts
 
 
@@ -97,8 +95,8 @@ def share(
     for i, own in enumerate(wanted):
         if i in found:
             continue
-        here = set(_values(space, own))
-        by_distance = sorted(models, key=lambda g: len(here ^ set(_values(space, models[g]))))
+        here = set(_values(own))
+        by_distance = sorted(models, key=lambda g: len(here ^ set(_values(models[g]))))
         for group in sorted(by_distance, key=lambda g: places[g] <= 0):
             moved = with_signature(space, own, models[group], BY_NAME, rng)
             if moved is not None and moved not in used:
@@ -123,8 +121,8 @@ def _places(
     """
     left: Counter[str] = Counter(debts)
     for candidate in wanted:
-        left.update(_values(space, candidate))
-    held = {group: _values(space, model) for group, model in models.items()}
+        left.update(_values(candidate))
+    held = {group: _values(model) for group, model in models.items()}
     places: Counter[str] = Counter()
     for _ in wanted:
         open_ = held if len(places) < most else places
@@ -134,8 +132,7 @@ def _places(
     return places
 
 
-def _values(space: Space, candidate: Mapping[str, Any]) -> list[str]:
-    """A candidate's choices, and whatever else its signature holds."""
-    listed = {n: v for n, v in candidate.items() if not isinstance(space[n], Float | Integer)}
-    held = {**graph_choices(candidate, BY_NAME), **listed}
+def _values(candidate: Mapping[str, Any]) -> list[str]:
+    """What a candidate's signature holds, value by value."""
+    held = graph_choices(candidate, BY_NAME)
     return [f"{name}={json.dumps(value)}" for name, value in held.items()]

@@ -175,8 +175,7 @@ def _guarded(
         exhausted = isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)
         reason = Reason.OUT_OF_MEMORY if exhausted else Reason.COMPILE_ERROR
         failure = Failure(reason=reason, message=described(error))
-    except (Exception, SystemExit, GeneratorExit) as error:  # noqa: BLE001  the task's code may
-        # raise anything, and what would end this process too
+    except Exception as error:  # noqa: BLE001  the task's code may raise anything
         failure = Failure(reason=Reason.BUILD_ERROR, message=described(error))
     seconds = time.perf_counter() - start
     return Evaluation(

@@ -69,6 +69,8 @@ def graph_choices(candidate: Mapping[str, Any], settings: Mapping[str, Setting])
         setting = settings.get(setting_of(name))
         if setting in quantization.SETTINGS and not trained:
             continue  # the grid comes after the training
+        if name == "pruning" and value != "lottery_ticket":
+            continue  # what is pruned when are numbers
         only_number = setting.number if setting is not None else isinstance(value, float)
         if not only_number:
             found[name] = value

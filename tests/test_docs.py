@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import doctest
 import importlib
+import itertools
 import re
+import shlex
+import tomllib
 from pathlib import Path
 
 import pytest
+import typer
 
 from paretax.cli import app
 from paretax.search import load_config, plan
@@ -42,6 +46,54 @@ def test_the_readme_names_commands_and_configs_that_exist() -> None:
     assert used <= names
     for config in set(re.findall(r"examples/\w+\.yaml", README)):
         assert (ROOT / config).exists()
+
+
+COMMANDS = [
+    line.strip().partition("  #")[0]
+    for line in re.findall(r"^ {4}((?:paretax|pip|make) .*)$", README, re.MULTILINE)
+]
+"""Every command line of the README, in the order in which it stands."""
+
+
+def test_the_readme_sets_up_before_it_uses() -> None:
+    first = next(i for i, line in enumerate(COMMANDS) if line.startswith("paretax "))
+    assert any(line.startswith("make setup") for line in COMMANDS[:first])
+
+
+@pytest.mark.parametrize("line", [c for c in COMMANDS if c.startswith("paretax ")])
+def test_each_command_of_the_readme_is_taken(line: str) -> None:
+    """Its arguments are parsed as the command line does; what it would do is not done."""
+    words, command = shlex.split(line)[1:], typer.main.get_command(app)
+    while isinstance(commands := getattr(command, "commands", None), dict):
+        assert words[0] in commands, line
+        command, words = commands[words[0]], words[1:]
+    made = command.make_context(command.name, list(words))
+    assert made.params
+
+
+def test_what_the_readme_makes_is_there_before_it_is_read() -> None:
+    made: set[str] = set()
+    for line in COMMANDS:
+        words = shlex.split(line)
+        for option, value in itertools.pairwise(words):
+            if option in ("--out", "-o"):
+                made.add(value)
+        for word in words[2:3]:
+            if words[1] in ("leaderboard", "report", "export", "verify", "reproduce"):
+                assert word in made, line
+            if words[1] in ("search", "space"):
+                assert (ROOT / word).is_file(), line
+    assert made
+
+
+def test_the_readme_installs_from_the_clone_extras_that_exist() -> None:
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    installs = [c for c in re.findall(r"pip install [^`\n]*", README) if "[" in c]
+    assert installs
+    for line in installs:
+        (where, extras) = re.findall(r"'([^'\[]*)\[([^\]]*)\]'", line)[0]
+        assert where == "."  # no index has it
+        assert set(extras.split(",")) <= set(declared["optional-dependencies"])
 
 
 def test_the_readme_shows_the_users_task_as_it_is() -> None:
