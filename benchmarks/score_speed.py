@@ -81,7 +81,7 @@ SMOKE = Work(
     targets=("cpu", "tpu-v5e", "h100", "aarch64"),
     space=QUICK | {"channels": 8, "depth": 1, "hidden": 32},
     warm=2,
-    alike=3,
+    alike=15,
     candidates=10,
     judged=10,
 )
