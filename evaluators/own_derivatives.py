@@ -9,7 +9,7 @@ import jax
 
 from paretax.errors import UsageError
 from paretax.evaluators.randomness import training_key
-from paretax.spaces import distillation
+from paretax.spaces import distillation, training
 from paretax.spaces.derivatives import untraceable
 from paretax.spaces.dimensions import choose
 from paretax.spaces.fake_quantization import train_on_grid
@@ -38,7 +38,8 @@ def check_own_derivatives(candidate: Mapping[str, Any], prepared: Any) -> None:
     if not prepared.sites or not (matched or rounded):
         return
     if "own derivatives" not in prepared.shared:
-        prepared.shared["own derivatives"] = _find(prepared)
+        batch = int(choose(training.SETTINGS, candidate)["batch_size"])
+        prepared.shared["own derivatives"] = _find(prepared, batch)
     within, blocked = prepared.shared["own derivatives"]
     if blocked is not None:
         asked, remedy = (
@@ -70,10 +71,10 @@ def check_own_derivatives(candidate: Mapping[str, Any], prepared: Any) -> None:
                 )
 
 
-def _find(prepared: Any) -> tuple[list[str], str | None]:
+def _find(prepared: Any, batch: int) -> tuple[list[str], str | None]:
     """The sites within functions that have derivatives of their own; one that cannot be kept."""
     key = jax.eval_shape(lambda: training_key(0))
-    shapes = dict(prepared.params), dict(prepared.state), prepared.features.shape(2)
+    shapes = dict(prepared.params), dict(prepared.state), prepared.features.shape(batch)
     args = (*shapes, (key, prepared.numbers))
     blocked = untraceable(jax.make_jaxpr(prepared.apply)(*args))
     within: set[str] = set()

@@ -226,8 +226,9 @@ class Workbench:
             UsageError: `build` returned no model, or the model no array.
         """
         config, features = self.config(candidate), self.features(candidate)
-        place = json.dumps([config, features.form], sort_keys=True)
-        make = self._models.get(place, lambda: self._prepare(config, features))
+        batch = int(choose(training.SETTINGS, candidate)["batch_size"]) if _lifts(config) else 2
+        place = json.dumps([config, features.form, batch], sort_keys=True)
+        make = self._models.get(place, lambda: self._prepare(config, features, batch))
         # Few, as each holds its features.
         return self._prepared.get((place, features.key), lambda: make(features=features))
 
@@ -235,13 +236,15 @@ class Workbench:
         """The model of a candidate as its `build` makes it; shared with no other candidate."""
         return build_model(self.task, self.config(candidate), self.features(candidate).shape(2))
 
-    def _prepare(self, config: Mapping[str, Any], features: Features) -> Callable[..., Prepared]:
+    def _prepare(
+        self, config: Mapping[str, Any], features: Features, batch: int
+    ) -> Callable[..., Prepared]:
         """A candidate's own view of a traced model, which others may share; lacks `features`."""
         example = features.shape(2)
         own = None
         key = json.dumps(config, sort_keys=True)
-        if any(isinstance(value, float) for value in config.values()):
-            own = self._lifted(config, example)
+        if _lifts(config):
+            own = self._lifted(config, example, features.shape(batch))
             key = key if own is None else own.key
         key += features.form
         traced = self._traced.get(key, lambda: self._trace(key, config, example))
@@ -278,8 +281,19 @@ class Workbench:
             shared={},
         )
 
-    def _lifted(self, config: Mapping[str, Any], example: jax.ShapeDtypeStruct) -> _Own | None:
-        """A model's functions with its fractions lifted out; None where they shape the graph."""
+    def _lifted(
+        self,
+        config: Mapping[str, Any],
+        example: jax.ShapeDtypeStruct,
+        trained: jax.ShapeDtypeStruct,
+    ) -> _Own | None:
+        """A model's functions with its fractions lifted out; None where they shape the graph.
+
+        Args:
+            config: the model's.
+            example: shape of a small batch.
+            trained: shape of a batch in training, by whose size a model may do something else.
+        """
         model = build_model(self.task, config, example)
         nudged = {n: v * (1 - 2**-10) if isinstance(v, float) else v for n, v in config.items()}
         try:
@@ -290,7 +304,7 @@ class Workbench:
         key = jax.eval_shape(lambda: training_key(0))
         params, state = dict(model.params), dict(model.state)
         init = lift(model.init, twin.init, key)
-        apply = lift(model.apply, twin.apply, params, state, example, key)
+        apply = lift(model.apply, twin.apply, params, state, trained, key)
         predict = lift(model.predict, None, params, state, example)
         if init is None or apply is None or predict is None:
             return None
@@ -429,6 +443,11 @@ class Workbench:
             predict = _preprocessed(features.pipeline, predict)
             state = {**state, **_shapes(features.pipeline.arrays)}
         return groups, predict, sites, params, state
+
+
+def _lifts(config: Mapping[str, Any]) -> bool:
+    """Whether a model has numbers that may be lifted out."""
+    return any(isinstance(value, float) for value in config.values())
 
 
 def _preprocessed(pipeline: Pipeline, predict: Predict) -> Predict:

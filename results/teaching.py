@@ -31,7 +31,8 @@ from paretax.evaluators.runtime import cache_folder, versions
 from paretax.results.bundle import checksum, load_bundle
 from paretax.results.checkpoints import load_checkpoint
 from paretax.results.releases import read_program
-from paretax.spaces import SETTINGS, check_space, parse_space
+from paretax.spaces import SETTINGS, check_space, parse_space, training
+from paretax.spaces.dimensions import choose
 from paretax.tasks.outputs import outputs_of
 
 _FILE = "teacher.safetensors"
@@ -302,13 +303,14 @@ def _programs(bench: Workbench, teacher: Teacher) -> Iterator[Description]:
     """All that a teacher's model and the task's loss do, from the teacher's own numbers."""
     prepared, model = bench.prepared(teacher.candidate), bench.model(teacher.candidate)
     key = jax.random.key(0)
-    shapes = dict(model.params), dict(model.state), prepared.features.shape(2)
+    arrays = dict(model.params), dict(model.state)
+    size = int(choose(training.SETTINGS, teacher.candidate)["batch_size"])
     targets = bench.data.train.targets
     batch = jax.ShapeDtypeStruct((2, *targets.shape[1:]), targets.dtype)
     for function, given in (
         (model.init, (key,)),
-        (model.apply, (*shapes, key)),
-        (model.predict, shapes),
+        (model.apply, (*arrays, prepared.features.shape(size), key)),
+        (model.predict, (*arrays, prepared.features.shape(2))),
         (bench.task.loss, (prepared.outputs, batch)),
     ):
         closed, results = jax.make_jaxpr(function, return_shape=True)(*given)

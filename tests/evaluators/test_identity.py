@@ -200,6 +200,11 @@ def whole(value: float) -> Layer:
     return lambda x: x * int(4 * value)
 
 
+def batch_size(value: float) -> Layer:
+    """In training alone."""
+    return lambda x: x * (value if x.shape[0] > 2 else 1.0)
+
+
 def dtype(value: float) -> Layer:
     narrow = jnp.bfloat16 if value > 0.5 else jnp.float16
     return lambda x: x.astype(narrow).astype(jnp.float32)
@@ -266,7 +271,8 @@ SEEN: Mapping[str, Callable[[float], Layer]] = {
         *(backward, backward_array, residual, forward, not_differentiated, forward_mode),
         *(forward_modes, gradient, transposed, within_a_scan, within_a_branch, mapped, remembered),
         *(held_in_a_call, held_in_a_loop, held_in_a_scan, held_in_a_branch, held_in_a_checkpoint),
-        *(large, nearly_equal, scalar_array, key, filled, branch, whole, dtype, narrow_number),
+        *(large, nearly_equal, scalar_array, key, filled, branch, whole, dtype),
+        *(narrow_number,),
         precision,
     )
 }
@@ -342,7 +348,7 @@ def test_a_teacher_of_another_program_has_another_key(name: str) -> None:
 @pytest.mark.parametrize("name", ALL)
 def test_graphs_have_different_keys(name: str) -> None:
     def graph(value: float) -> Any:
-        return jax.make_jaxpr(ALL[name](value))(jax.ShapeDtypeStruct((2, 6), jnp.float32))
+        return jax.make_jaxpr(ALL[name](value))(jax.ShapeDtypeStruct((5, 6), jnp.float32))
 
     one, other = (graph_key(graph(value)) for value in VALUES)
     if name in HIDDEN:
@@ -397,6 +403,21 @@ def test_a_layer_may_use_an_array_from_around_it() -> None:
         noise = (jax.random.key(2), prepared.numbers)
         outputs, _ = jax.jit(prepared.apply)(params, state, jnp.ones((2, 4)), noise)
         assert np.isfinite(outputs).all(), build
+
+
+def test_a_number_counts_that_only_batches_of_training_read() -> None:
+    """Models are looked at with a batch of two, and trained with others."""
+    for layer in (batch_size, lambda value: lambda x: x if x.shape[0] == 2 else x * value):
+        bench = Workbench(task_of(layer, "pair"))
+        for value in VALUES:
+            prepared = bench.prepared({"value": value, "batch_size": 5})
+            params, state = prepared.init(jax.random.key(1), prepared.numbers)
+            noise = (jax.random.key(2), prepared.numbers)
+            inputs = jnp.asarray(bench.data.train.inputs[:5])
+            outputs, _ = prepared.apply(params, state, inputs, noise)
+            plain = as_pair(layer(value), None)[1](params, inputs)
+            np.testing.assert_allclose(outputs, plain, rtol=1e-6)
+            assert len(prepared.numbers["apply"]) == 1
 
 
 def test_loose_types_count() -> None:
