@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -22,11 +23,12 @@ def worker_environment() -> dict[str, str]:
     XLA computes on one thread of the CPU: a worker is one core, a latency is that of one thread,
     and a training gives the same bits again on any number of cores. A value that a model rounds to
     bfloat16 is rounded wherever the program says so: by itself XLA leaves such roundings out within
-    what it fuses, and two programs of the same arithmetic may then differ. What the user has in
-    XLA_FLAGS stays.
+    what it fuses, and two programs of the same arithmetic may then differ. Where JAX has computed in
+    this process already (a notebook), it is too late for that here, and workers do without as well:
+    what they score is then what is exported here. What the user has in XLA_FLAGS stays.
     """
     flags = os.environ.get("XLA_FLAGS", "")
-    for setting in (SINGLE_THREAD, AS_WRITTEN):
+    for setting in (SINGLE_THREAD, *([] if _has_computed() else [AS_WRITTEN])):
         if setting.split("=")[0] not in flags:
             flags = f"{flags} {setting}".strip()
     # XLA's own notices (its start, its choice of device) say nothing to the user.
@@ -39,6 +41,12 @@ def worker_environment() -> dict[str, str]:
         # Programs are trained and measured on the CPU, whatever else JAX could start here.
         "JAX_PLATFORMS": os.environ.get("JAX_PLATFORMS") or "cpu",
     }
+
+
+def _has_computed() -> bool:
+    """Whether JAX has read XLA's flags in this process, which it does once."""
+    bridge = sys.modules.get("jax._src.xla_bridge")
+    return bridge is not None and bool(bridge.backends_are_initialized())
 
 
 def trains_on_cpu() -> bool:

@@ -28,6 +28,7 @@ from paretax.evaluators.accuracy import in_chunks
 from paretax.evaluators.graph import Description, describe
 from paretax.evaluators.lanes import DivergedError
 from paretax.evaluators.runtime import cache_folder, versions
+from paretax.evaluators.scoring import metric_of, widened
 from paretax.results.bundle import checksum, load_bundle
 from paretax.results.checkpoints import load_checkpoint
 from paretax.results.releases import read_program
@@ -207,8 +208,10 @@ def _teach(bench: Workbench, teacher: Teacher, key: str) -> Lesson:
         checked = evaluator.outputs(teacher.candidate, weights, validation.inputs)
         inner = evaluator.inner(teacher.candidate, weights, train.inputs)
     _check_outputs(bench, teacher, outputs, checked)
-    score = float(bench.task.metric.compute(checked, validation.targets))
-    return Lesson(key=key, teacher=teacher.words, outputs=outputs, inner=inner, score=score)
+    score = metric_of(bench.task, checked, validation.targets)
+    return Lesson(
+        key=key, teacher=teacher.words, outputs=widened(outputs), inner=inner, score=score
+    )
 
 
 def _check_outputs(bench: Workbench, teacher: Teacher, *outputs: np.ndarray) -> None:

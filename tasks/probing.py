@@ -48,7 +48,8 @@ def check_targets(task: Task, splits: Mapping[str, Split], outputs: jax.ShapeDty
     examples = _examples(splits.values(), shape[-1] if shape else 1)
     with np.errstate(all="ignore"):
         program = jax.jit(task.loss)
-        loss = _quietly(lambda z, t: program(jnp.asarray(z, outputs.dtype), jnp.asarray(t)))
+        dtype = jnp.promote_types(outputs.dtype, jnp.float32)  # as in training
+        loss = _quietly(lambda z, t: program(jnp.asarray(z, dtype), jnp.asarray(t)))
         metric = _quietly(task.metric.compute)
         for what, function in (("loss", loss), ("metric", metric)):
             _check_pairs(task.name, what, function, examples, shape)

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 import pytest
 
+from paretax.evaluators import runtime
 from paretax.evaluators.runtime import (
     AS_WRITTEN,
     SINGLE_THREAD,
@@ -39,12 +40,21 @@ from paretax.evaluators.runtime import (
 def test_a_worker_is_one_thread_and_rounds_unless_the_user_says_otherwise(
     monkeypatch: pytest.MonkeyPatch, before: str | None, after: str
 ) -> None:
+    monkeypatch.setattr(runtime, "_has_computed", lambda: False)
     if before is None:
         monkeypatch.delenv("XLA_FLAGS", raising=False)
     else:
         monkeypatch.setenv("XLA_FLAGS", before)
     assert worker_environment()["XLA_FLAGS"] == after
     assert os.environ.get("XLA_FLAGS") == before  # nothing is set yet
+
+
+@pytest.mark.parametrize("before", ["", AS_WRITTEN])
+def test_workers_round_as_this_process_does(monkeypatch: pytest.MonkeyPatch, before: str) -> None:
+    """Once JAX has computed, its flags stay as they are."""
+    jax.devices()
+    monkeypatch.setenv("XLA_FLAGS", before)
+    assert worker_environment()["XLA_FLAGS"] == f"{before} {SINGLE_THREAD}".strip()
 
 
 def test_notices_of_xla_are_kept_from_the_user_unless_asked_for(

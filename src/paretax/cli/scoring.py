@@ -32,7 +32,7 @@ class Precision(StrEnum):
 
 
 _SETTINGS: dict[Precision, dict[str, Any]] = {
-    Precision.f32: {},
+    Precision.f32: {"precision": "float32"},
     Precision.bf16: {"precision": "bfloat16"},
     Precision.w8a8: {"quantize": True, "weight_bits": 8, "activation_bits": 8},
     Precision.w4a8: {"quantize": True, "weight_bits": 4, "activation_bits": 8},
