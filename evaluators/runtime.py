@@ -23,9 +23,9 @@ def worker_environment() -> dict[str, str]:
     XLA computes on one thread of the CPU: a worker is one core, a latency is that of one thread,
     and a training gives the same bits again on any number of cores. A value that a model rounds to
     bfloat16 is rounded wherever the program says so: by itself XLA leaves such roundings out within
-    what it fuses, and two programs of the same arithmetic may then differ. Where JAX has computed in
-    this process already (a notebook), it is too late for that here, and workers do without as well:
-    what they score is then what is exported here. What the user has in XLA_FLAGS stays.
+    what it fuses, and two programs of the same arithmetic may then differ. Where JAX has computed
+    in this process already (a notebook), it is too late for that here, and workers do without as
+    well: what they score is then what is exported here. What the user has in XLA_FLAGS stays.
     """
     flags = os.environ.get("XLA_FLAGS", "")
     for setting in (SINGLE_THREAD, *([] if _has_computed() else [AS_WRITTEN])):
