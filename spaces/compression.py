@@ -30,7 +30,6 @@ from paretax.spaces.calibration import (
 from paretax.spaces.floating import (
     float_product,
     format_of,
-    operand_dtype,
     scaled_product,
     stored_format,
     to_float8,
@@ -221,9 +220,8 @@ def simulate(
             return y.astype(product.dtype), None
         exact = x.astype(jnp.float32)
         x_codes = codes(exact, given["input_step"], given["input_limit"])
-        values = jnp.where(given["whole_inputs"], x_codes, exact).astype(operand_dtype(x.dtype))
+        values = jnp.where(given["whole_inputs"], x_codes, exact)
         x_step = jnp.where(given["whole_inputs"], given["input_step"], 1.0)
-        w = w.astype(operand_dtype(product.weight_dtype))
         y = scaled_product(product, values, w, w_step, x_step, jnp.float32)
         return y.astype(product.dtype), None
 
@@ -302,8 +300,7 @@ def deploy(
 
     A site to which nothing is done is multiplied as the model does it, in its own dtypes. One with
     whole weights and inputs multiplies int8 by int8 into int32; with one whole side alone it
-    multiplies in the model's dtypes, which hold the codes, into float32, and scales the result. It
-    is one program for all bit-widths.
+    multiplies in float32 and scales the result. It is one program for all bit-widths.
 
     Args:
         predict: the model in inference mode.
@@ -323,14 +320,13 @@ def deploy(
         if product.site.kind == "embedding":
             y = product.bare(x, weight, jnp.float32) * product.spread(step)
             return y.astype(product.dtype), None
-        values, dtype = x, jnp.float32
+        values, dtype = x.astype(jnp.float32), jnp.float32
         if treatment.inputs_quantized:
-            values = codes(x.astype(jnp.float32), given["input_step"], given["input_limit"])
+            values = codes(values, given["input_step"], given["input_limit"])
         if treatment.weights_quantized and treatment.inputs_quantized:
             values, dtype = values.astype(jnp.int8), jnp.int32
         else:
-            values = values.astype(operand_dtype(x.dtype))
-            weight = weight.astype(operand_dtype(product.weight_dtype))
+            weight = weight.astype(jnp.float32)
         y = scaled_product(product, values, weight, step, given.get("input_step", 1.0), dtype)
         return y.astype(product.dtype), None
 

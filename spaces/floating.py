@@ -36,15 +36,6 @@ def stored_format(site: Site, precision: str) -> str:
     return site.dtype if wider == format_of(precision) else precision
 
 
-def operand_dtype(dtype: Any) -> Any:
-    """In which an operand is multiplied beside whole numbers: its own, where that holds codes.
-
-    Codes of up to eight bits are exact in float16 and bfloat16, as they are in float32.
-    """
-    fits = jnp.issubdtype(dtype, jnp.floating) and jnp.dtype(dtype).itemsize > 1
-    return dtype if fits else jnp.float32
-
-
 def float_product(
     product: Product, x: jax.Array, given: Mapping[str, Any], precision: str
 ) -> jax.Array:

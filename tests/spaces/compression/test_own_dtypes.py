@@ -76,7 +76,7 @@ class LinenNet(linen.Module):
 
 
 def pair(kind: str) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """The same in functions; its last product gives float32."""
+    """The same in functions."""
     own, low, last = KINDS[kind]
 
     def init(key: jax.Array, x: jax.Array) -> dict[str, Any]:
@@ -100,7 +100,7 @@ def pair(kind: str) -> tuple[Callable[..., Any], Callable[..., Any]]:
         )
         y = jax.nn.relu(y * p["gain"].astype(low)) + rows[:, None, None]
         y = y.reshape(x.shape[0], 64)[:, p["order"]].astype(last)
-        return jnp.dot(y, p["out"].astype(last), preferred_element_type=jnp.float32)
+        return y @ p["out"].astype(last)
 
     return init, apply
 
