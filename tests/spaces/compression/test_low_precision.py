@@ -57,7 +57,8 @@ def naive_product(
     x: np.ndarray, w: np.ndarray, low: Any, bits: tuple[int, int], largest: Any
 ) -> np.ndarray:
     """x and w as float64, of which sums are exact where the test's numbers have few digits."""
-    x, w, x_step, w_step = rounded(x, low), w, ONE, ONE
+    x, x_step = rounded(x, low), ONE
+    w_step: Any = ONE
     if bits[0] < 32:
         pairs = [codes_of(column, np.abs(column).max(), bits[0]) for column in w.T]
         w, w_step = np.stack([c for c, _ in pairs], 1), np.stack([s for _, s in pairs])
@@ -74,7 +75,8 @@ def naive(p: Mapping[str, np.ndarray], x: np.ndarray, low: Any, bits: tuple[int,
 
     def hidden(bits: tuple[int, int]) -> np.ndarray:
         y = naive_product(x, p["one"], low, bits, np.abs(rounded(x, low)).max())
-        return np.maximum(rounded(y + rounded(p["bias"], low), low), 0)
+        kept: np.ndarray = np.maximum(rounded(y + rounded(p["bias"], low), low), 0)
+        return kept
 
     return naive_product(hidden(bits), p["two"], low, bits, hidden((32, 32)).max())
 

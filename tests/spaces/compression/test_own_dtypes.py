@@ -100,7 +100,7 @@ def pair(kind: str) -> tuple[Callable[..., Any], Callable[..., Any]]:
         )
         y = jax.nn.relu(y * p["gain"].astype(low)) + rows[:, None, None]
         y = y.reshape(x.shape[0], 64)[:, p["order"]].astype(last)
-        return y @ p["out"].astype(last)
+        return jnp.matmul(y, p["out"].astype(last))
 
     return init, apply
 
