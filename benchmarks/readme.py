@@ -59,6 +59,16 @@ ROWS = (
         "the same search compiles again: {recompilations_second_run}",
     ),
     Row(
+        script="signatures",
+        compared="searches with and without `signatures: 4` at equal trials: hypervolume of the "
+        "front, and the share that the rarest value of a choice has",
+        found="techniques: {techniques_hypervolume_with:.3f} with, "
+        "{techniques_hypervolume_without:.3f} without, rarest "
+        "{techniques_rarest_share_with:.0%} and {techniques_rarest_share_without:.0%}; the demo's "
+        "space: {demo_hypervolume_with:.3f} and {demo_hypervolume_without:.3f}, rarest "
+        "{demo_rarest_share_with:.0%} and {demo_rarest_share_without:.0%}",
+    ),
+    Row(
         script="lottery_ticket",
         compared="LeNet-300-100 on 5,000 MNIST images: tickets against the same masks with fresh "
         "weights, at 21%, 13.5% and 3.6% of the weights",

@@ -18,7 +18,7 @@ from typing import Any
 
 import moocore
 import numpy as np
-from reporting import arguments, finish, show
+from reporting import arguments, finish, of_scale, show
 
 from paretax.results import Run
 from paretax.search import load_config, parse_config, plan, run_search
@@ -84,7 +84,7 @@ def rarest(runs: list[Run], names: list[str]) -> dict[str, float]:
         values = [t.candidate[name] for r in runs for t in r.trials if name in t.candidate]
         domain = plan_of(runs[0]).space[name].grid(100)
         counts = Counter(values)
-        found[name] = min(counts[v] for v in domain) / len(values)
+        found[name] = min(counts[v] for v in domain) / max(1, len(values))
     return found
 
 
@@ -95,8 +95,10 @@ def plan_of(run: Run) -> Any:
 def main() -> None:
     """Search each space with and without, seed by seed."""
     given, began = arguments(__doc__ or ""), time.perf_counter()
-    seeds = range(2 if given.quick else 5)
-    spaces = {"techniques": TECHNIQUES, "demo": demo(48 if given.quick else 96)}
+    seeds = range(of_scale(given, full=5, quick=2, smoke=1))
+    trials = of_scale(given, full=(32, 96), quick=(32, 48), smoke=(2, 2))
+    techniques = TECHNIQUES | {"budget": {"trials": trials[0]}}
+    spaces = {"techniques": techniques, "demo": demo(trials[1])}
     figures: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as folder:
         os.environ["PARETAX_CACHE"] = str(Path(folder) / "cache")

@@ -19,7 +19,7 @@ MISSING = 3  # the exit status of a script whose peer is not installed
     "script",
     [
         "distillation", "joint", "latency_model", "lottery_ticket", "pruning", "quantization",
-        "scaling", "score_speed", "systolic",
+        "scaling", "score_speed", "signatures", "systolic",
         pytest.param("throughput", marks=pytest.mark.slow),  # starts two local clusters
     ],
 )  # fmt: skip
