@@ -106,7 +106,7 @@ def main() -> None:
             runs: dict[int | None, list[Run]] = {None: [], SIGNATURES: []}
             for seed in seeds:
                 for most in runs:
-                    settings = {**config, "seed": seed, "signatures": most}
+                    settings = {**config, "seed": seed, "signatures": most, "final_seeds": 0}
                     planned = plan(parse_config(settings, name), [])
                     runs[most].append(run_search(planned, Path(folder) / f"{name}{seed}{most}"))
                 volumes = {m: hypervolume(r[-1]) for m, r in runs.items()}
