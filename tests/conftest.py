@@ -263,6 +263,7 @@ def net(request: pytest.FixtureRequest) -> Net:
 # The lines of JAX ---------------------------------------------------------------------------------
 
 _ANY_JAX = (  # files and folders that neither trace, compile and export nor read what JAX wrote
+    "benchmarks",
     "cli",
     "evaluators/compilers/test_hlo.py",
     "evaluators/latency_model",
