@@ -97,7 +97,7 @@ def _rehearse(bench: Workbench, candidate: Mapping[str, Any], platforms: Iterabl
 def _initial(bench: Workbench, candidate: Mapping[str, Any], model: Deployed) -> dict[str, Any]:
     """Untrained arrays of a deployed model; of channels that are removed, the last ones are."""
     prepared = bench.prepared(candidate)
-    params, state = jax.jit(prepared.init)(training_key(0), prepared.numbers.get("init", ()))
+    params, state = jax.jit(prepared.init)(training_key(0), prepared.numbers)
     pipeline = prepared.features.pipeline
     fitted = {} if pipeline is None else pipeline.arrays
     made = {**params, **state, **{n: jnp.asarray(a) for n, a in fitted.items()}}
