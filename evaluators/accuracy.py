@@ -95,7 +95,9 @@ class AccuracyEvaluator:
             return Evaluation(failure=Failure(reason=Reason.DIVERGED, message=str(error)))
         end = time.perf_counter()
         spent = {"compile": _CLOCK.seconds - compiled, "score": end - trained}
-        about = {"steps": self.steps(candidate), "seconds": spent}
+        about: dict[str, Any] = {"steps": self.steps(candidate), "seconds": spent}
+        if covered := self._bench.coverage(candidate):
+            about["coverage"] = [one.to_json() for one in covered]
         seconds = end - start + suspended.seconds
         found = [self._measurement(value, "validation", seconds, about)]
         deployed = self._bench.deployed(candidate)

@@ -20,12 +20,13 @@ from paretax.evaluators.randomness import training_key
 from paretax.spaces import distillation, preprocessing, pruning, training
 from paretax.spaces.channels import ChannelGroup, Channels, find_channels
 from paretax.spaces.compression import deployed_shapes
+from paretax.spaces.coverage import Coverage, check_coverage, coverage
 from paretax.spaces.dimensions import choose
 from paretax.spaces.preprocessing import Pipeline
 from paretax.spaces.recipe import Recipe
 from paretax.spaces.schedule import timeline
 from paretax.spaces.shrinking import shrink, shrunk_shapes
-from paretax.spaces.sites import Arrays, Predict, Site, find_sites
+from paretax.spaces.sites import Arrays, Predict, Site, find_sites, find_weights
 from paretax.spaces.storage import stored_bytes
 from paretax.spaces.structured import check_patterns, is_structured, removed_channels
 from paretax.tasks import Data, Model, Split, Task, build_model
@@ -74,6 +75,7 @@ class Prepared:
         numbers: constants of `init` and `apply` that come from the candidate's own numbers.
         features: what it is trained on.
         sites: where it multiplies by weights, in training and in inference alike.
+        others: why its other floating-point parameters are no sites, by name.
         params: shapes of the parameters.
         state: shapes of the state.
         outputs: shape of the outputs for a batch of two.
@@ -86,6 +88,7 @@ class Prepared:
     numbers: Numbers
     features: Features
     sites: Mapping[str, Site]
+    others: Mapping[str, str]
     params: Shapes
     state: Shapes
     outputs: Any
@@ -265,8 +268,10 @@ class Workbench:
                 f"the model of task {self.task.name!r} must return one array with the batch "
                 f"first, got {outputs} for a batch of 2"
             )
-        found = find_sites(model.predict, params, state, example)
-        trained = find_sites(model.apply, params, state, example, jax.random.key(0))
+        found = find_weights(model.predict, params, state, example)
+        trained = find_weights(model.apply, params, state, example, jax.random.key(0)).sites
+        alike = [n for n, s in found.sites.items() if n in trained and s.like(trained[n])]
+        differ = "training uses it otherwise than inference"
         return partial(
             Prepared,
             key=key,
@@ -274,7 +279,8 @@ class Workbench:
             init=lambda key, numbers: model.init(key),
             apply=lambda params, state, inputs, noise: model.apply(params, state, inputs, noise[0]),
             numbers={},
-            sites={n: s for n, s in found.items() if n in trained and s.like(trained[n])},
+            sites={n: found.sites[n] for n in alike},
+            others={**found.others, **{n: differ for n in found.sites if n not in alike}},
             params=params,
             state=state,
             outputs=outputs,
@@ -333,6 +339,7 @@ class Workbench:
         if key not in self._deployed:
             self._deployed[key] = self._smaller(prepared, removed)
         groups, predict, sites, params, state = self._deployed[key]
+        check_coverage(candidate, sites, prepared.others)
         recipe = Recipe.of(candidate, sites)
         check_patterns(candidate, recipe.patterns, groups, sites)
         if removed and candidate.get("qat") == "lsq":
@@ -360,6 +367,13 @@ class Workbench:
             removed=removed,
             recipe=recipe,
         )
+
+    def coverage(self, candidate: Mapping[str, Any]) -> list[Coverage]:
+        """How much of a candidate's model each technique touches that it asks for."""
+        deployed, others = self.deployed(candidate), dict(self.prepared(candidate).others)
+        for name in self.prepared(candidate).sites.keys() - deployed.sites.keys():
+            others[name] = "without the removed channels the model uses it otherwise"
+        return coverage(candidate, deployed.recipe, deployed.sites, others, deployed.params)
 
     def arrays(self, model: Deployed) -> Shapes:
         """The shapes of what a deployed program takes; worked out once for all bit-widths."""

@@ -26,6 +26,7 @@ from paretax.evaluators.runtime import machine, versions
 from paretax.evaluators.scoring import metric_of, widened
 from paretax.results import bundle as files
 from paretax.results.bundle import Bundle, checksum
+from paretax.results.coverage import card_section
 from paretax.results.final_scores import final, standard_error
 from paretax.results.releases import both_jaxlibs, same_score
 from paretax.results.restoring import checked_workbench, trained_weights
@@ -135,6 +136,7 @@ def _write(
         "candidate": dict(trial.candidate),
         "candidate_id": trial.candidate.id,
         "seed": trial.seed,
+        "coverage": [one.to_json() for one in bench.coverage(trial.candidate)],
         "steps": next((m.detail["steps"] for m in trial.measurements if "steps" in m.detail), []),
         "measurements": [m.to_json() for m in trial.measurements],
         "final": _final(run, trial, metric.name),
@@ -324,6 +326,12 @@ def _card(manifest: Mapping[str, Any]) -> str:
 
         {steps}
 
+        ## What was touched
+
+        Bytes are those of the dense model's parameters.
+
+        {coverage}
+
         ## Configuration
 
         | parameter | value |
@@ -357,6 +365,7 @@ def _card(manifest: Mapping[str, Any]) -> str:
         table=table,
         processor=manifest["measured_on"],
         choices=choices,
+        coverage=card_section(manifest["coverage"]),
         steps="\n".join(f"{i}. {step}" for i, step in enumerate(manifest["steps"], 1)),
         dtype=manifest["program"]["dtype"],
         shape=shape,

@@ -14,6 +14,7 @@ from tabulate import tabulate
 
 from paretax.evaluators import Objective, Provenance
 from paretax.results.agreement import model_agreement, parts_agreement
+from paretax.results.coverage import left_out
 from paretax.results.final_scores import final, final_losses, standard_error
 from paretax.results.gains import baseline_trouble, gain_name, gains, untested
 from paretax.results.pareto import relative_hypervolume
@@ -241,6 +242,7 @@ def caption(run: Run, target: str) -> str:
         f"trials on the front; {counts}.",
         *([] if volume is None else [f"Hypervolume {volume:.4f} of the first batch's box."]),
         *_agreements(run, target),
+        *left_out(run.front(target)),
         *(
             f"From trial {first} on, data or code were others ({', '.join(changed)}): trials "
             "before it do not compare with those after."

@@ -1,0 +1,159 @@
+"""Coverage: how much of a model each technique that was asked for touches, and what it leaves out.
+
+Techniques work on sites. A weight that the model uses in any other way stays as it is, and whoever
+asked is told so: which weights, why, and how many bytes of the dense model they are.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from paretax.errors import UsageError
+from paretax.spaces.pruning import UNSTRUCTURED
+from paretax.spaces.quantization import FLOAT_BITS, MODEL
+from paretax.spaces.recipe import Recipe, Treatment
+from paretax.spaces.rules import setting_of
+from paretax.spaces.sites import Site
+
+
+@dataclass(frozen=True, kw_only=True)
+class Left:
+    """A weight that no technique can touch.
+
+    Args:
+        bytes: of it, in the dense model.
+        why: what else the model does with it.
+    """
+
+    bytes: int
+    why: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Coverage:
+    """What a technique touches; all bytes are those of the dense model's parameters.
+
+    Args:
+        technique: in words.
+        touched: bytes of the weights that it changes.
+        unasked: bytes of weights that it could change, and was not asked to.
+        small: bytes of biases, norms and other parameters of one axis, which no technique changes.
+        left: the other weights, by name.
+    """
+
+    technique: str
+    touched: int
+    unasked: int
+    small: int
+    left: Mapping[str, Left] = field(default_factory=dict)
+
+    @property
+    def total(self) -> int:
+        """Bytes of all floating-point parameters."""
+        return self.touched + self.unasked + self.small + sum(x.bytes for x in self.left.values())
+
+    def to_json(self) -> dict[str, Any]:
+        """As a journal holds it."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, plain: Mapping[str, Any]) -> Coverage:
+        """The inverse of `to_json`."""
+        left = {name: Left(**one) for name, one in plain["left"].items()}
+        return cls(**{**plain, "left": left})
+
+
+_TOUCHES: Mapping[str, Callable[[Treatment], bool]] = {
+    "quantised weights": lambda t: t.weights_quantized,
+    "quantised inputs": lambda t: t.inputs_quantized,
+    "precision": lambda t: not t.as_model,
+    "pruning": lambda t: t.sparsity > 0 or t.pattern is not None,
+}
+_SETTINGS: Mapping[str, tuple[str, ...]] = {
+    "quantised weights": ("quantize", "weight_bits"),
+    "quantised inputs": ("activation_bits",),
+    "precision": ("precision",),
+    "pruning": ("sparsity", "pruning_pattern"),
+}
+
+
+def coverage(
+    config: Mapping[str, Any],
+    recipe: Recipe,
+    sites: Mapping[str, Site],
+    others: Mapping[str, str],
+    shapes: Mapping[str, Any],
+) -> list[Coverage]:
+    """What each technique touches that a candidate asks for.
+
+    Args:
+        config: the candidate.
+        recipe: what is done to the sites.
+        sites: of the model.
+        others: why its other floating-point parameters are none, by name.
+        shapes: of the parameters, by name.
+    """
+    size = {n: math.prod(shapes[n].shape) * shapes[n].dtype.itemsize for n in (*sites, *others)}
+    left = {n: Left(bytes=size[n], why=why) for n, why in others.items() if _is_large(shapes[n])}
+    small = sum(size[n] for n in others if n not in left)
+    found = []
+    for technique, touches in _TOUCHES.items():
+        if not any(_asks(config, setting) for setting in _SETTINGS[technique]):
+            continue
+        touched = sum(size[n] for n in sites if touches(recipe.treatments[n]))
+        found.append(
+            Coverage(
+                technique=technique,
+                touched=touched,
+                unasked=sum(size[n] for n in sites) - touched,
+                small=small,
+                left=left,
+            )
+        )
+    return found
+
+
+def check_coverage(
+    config: Mapping[str, Any], sites: Mapping[str, Site], others: Mapping[str, str]
+) -> None:
+    """Refuse a technique that has nothing to work on.
+
+    Args:
+        config: a candidate; rules for some sites are checked where the space is (`check_rules`).
+        sites: of its model.
+        others: why its other floating-point parameters are none, by name.
+
+    Raises:
+        UsageError: names the setting, and what the model does with its parameters.
+    """
+    products = [site for site in sites.values() if site.kind != "embedding"]
+    for settings in _SETTINGS.values():
+        for setting in settings:
+            if products if setting == "activation_bits" else sites:
+                continue
+            plain = {n: config[n] for n in (setting, "quantize") if n in config}
+            if setting in config and _asks(plain, setting):
+                listed = "; ".join(f"{name}: {why}" for name, why in others.items())
+                raise UsageError(
+                    f"{setting}: {config[setting]} touches nothing of this model: it multiplies "
+                    f"its inputs by none of its parameters in a way that can be changed "
+                    f"({listed or 'it has no floating-point parameters'}); leave {setting} out, "
+                    "or multiply by the weights themselves"
+                )
+
+
+def _is_large(shape: Any) -> bool:
+    return sum(n > 1 for n in shape.shape) > 1
+
+
+def _asks(config: Mapping[str, Any], setting: str) -> bool:
+    """Whether a candidate asks for more of a setting than its default."""
+    if setting in ("weight_bits", "activation_bits") and config.get("quantize") is False:
+        return False
+    if setting == "activation_bits" and config.get("quantize") is True:
+        return True
+    nothing = (False, 0, FLOAT_BITS, MODEL, UNSTRUCTURED)
+    return any(bool(config[n] not in nothing) for n in config if setting_of(n) == setting)
