@@ -145,8 +145,9 @@ def check_coverage(
                 )
 
 
-def _is_large(shape: Any) -> bool:
-    return sum(n > 1 for n in shape.shape) > 1
+def _is_large(array: Any) -> bool:
+    lengths: tuple[int, ...] = array.shape
+    return sum(length > 1 for length in lengths) > 1
 
 
 def _asks(config: Mapping[str, Any], setting: str) -> bool:
@@ -156,4 +157,4 @@ def _asks(config: Mapping[str, Any], setting: str) -> bool:
     if setting == "activation_bits" and config.get("quantize") is True:
         return True
     nothing = (False, 0, FLOAT_BITS, MODEL, UNSTRUCTURED)
-    return any(bool(config[n] not in nothing) for n in config if setting_of(n) == setting)
+    return any(config[n] not in nothing for n in config if setting_of(n) == setting)

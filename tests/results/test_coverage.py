@@ -68,7 +68,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, Path]:
         "space": ASKED,
     }
     run = run_search(plan(parse_config(config, "the config"), [folder]), folder / "run")
-    export_bundle(run, run.trials[0], "cpu", folder / "bundle")
+    export_bundle(run, run.trials[-1], "cpu", folder / "bundle")
     return run, folder / "bundle"
 
 
@@ -76,7 +76,7 @@ def test_joined_gates_are_compressed_and_exported_as_they_were_scored(
     finished: tuple[Run, Path],
 ) -> None:
     run, folder = finished
-    (trial,) = run.trials
+    trial = run.trials[-1]
     assert trial.test is not None
     assert verify_bundle(folder, [folder.parent]).value == trial.test.value
     held = run.workbench().data.validation
@@ -93,7 +93,7 @@ def test_joined_gates_are_compressed_and_exported_as_they_were_scored(
 def test_leaderboard_and_card_say_what_was_left(finished: tuple[Run, Path]) -> None:
     run, folder = finished
     gates, out, positions, biases = 4 * (8 * 8 + 4 * 8) * 4, 8 * 3 * 4, 6 * 4 * 4, (4 * 8 + 3) * 4
-    (metric,) = [m for m in run.trials[0].measurements if m.objective == "accuracy"]
+    (metric,) = [m for m in run.trials[-1].measurements if m.objective == "accuracy"]
     for plain in metric.detail["coverage"]:
         one = Coverage.from_json(plain)
         assert (one.touched, one.unasked, one.small) == (gates + out, 0, biases)
@@ -129,7 +129,7 @@ def no_products() -> Workbench:
     def init(key: jax.Array, x: jax.Array) -> dict[str, Any]:
         return {"w": jnp.ones((3, 3)), "b": jnp.ones(3)}
 
-    def predict(p: Any, x: jax.Array) -> jax.Array:
+    def predict(p: Any, x: jax.Array) -> Any:
         return x @ (p["w"] / jnp.linalg.norm(p["w"])) + p["b"]
 
     build = lambda config: (init, predict)  # noqa: E731
