@@ -11,6 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from paretax.spaces.fake_quantization import train_on_grid
+
 if TYPE_CHECKING:
     from tests.spaces.compression.conftest import Programs
 
@@ -338,3 +340,44 @@ def test_the_deployed_program_computes_what_was_simulated(
     assert not np.array_equal(found, plain)
     if technique == "w8a8":
         close(found, plain, atol=0.03 * float(np.abs(plain).max()))
+
+
+def tied(p: Any, s: Any, tokens: Any) -> Any:
+    """Rows are looked up, and the table is the output layer as well."""
+    return 0.5 * jnp.sin(p["e"][tokens]) @ p["e"].T
+
+
+@pytest.mark.parametrize("technique", ["w8a8", "w4", "a8", "float8"])
+def test_a_tied_table_is_stored_once_with_a_scale_for_each_row(
+    new_programs: type[Programs], technique: str
+) -> None:
+    rng = np.random.default_rng(0)
+    params = {"e": jnp.asarray(rng.normal(size=(11, 6)), jnp.float32)}
+    programs = new_programs.of(tied, params, {}, jnp.asarray([[3, 1, 0], [10, 2, 2]]))
+    recipe = programs.recipe(TECHNIQUES[technique])
+    arrays = programs.arrays(recipe)
+    assert technique == "a8" or arrays["e.scale"].shape == (11, 1)
+    found = programs.deployed(recipe)
+    if technique == "w8a8":  # sums of whole numbers, which have no order
+        np.testing.assert_array_equal(found, programs.simulated(recipe))
+    close(found, programs.simulated(recipe), rtol=1e-5, atol=1e-6)
+    plain = tied(params, {}, programs.inputs)
+    close(found, plain, atol=(0.3 if technique == "w4" else 0.1) * float(np.abs(plain).max()))
+    if technique == "w4":
+        exact = np.asarray(params["e"], np.float64)
+        rows = rounded(exact, np.abs(exact).max(axis=1, keepdims=True), 7.0)
+        expected = tied({"e": jnp.asarray(rows, jnp.float32)}, {}, programs.inputs)
+        close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_frozen_weight_has_no_gradient_on_the_grid(new_programs: type[Programs]) -> None:
+    case = CASES["frozen"]
+    programs = programs_of(new_programs, case)
+    steps = programs.grid(programs.recipe({"quantize": True}))
+    apply = lambda p, s, x, key: (case.run(p, x), s)  # noqa: E731
+    run = train_on_grid(apply, programs.sites, learn=False)
+
+    def loss(params: Any) -> Any:
+        return run(params, {}, programs.inputs, jax.random.key(0), steps)[0][0].sum()
+
+    np.testing.assert_array_equal(jax.grad(loss)(programs.params)["w"], 0)
