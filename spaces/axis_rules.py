@@ -179,6 +179,13 @@ def _squeezed(ties: Ties, use: Use) -> list[Axes]:
     return [tuple(axis for i, axis in enumerate(use.axes[0]) if i not in gone)]
 
 
+def _unstacked(ties: Ties, use: Use) -> list[Axes]:
+    along = use.params["axis"]
+    ties.atoms.block([use.axes[0][along]], _INDEXED)
+    kept = tuple(axis for i, axis in enumerate(use.axes[0]) if i != along)
+    return [kept] * len(use.eqn.outvars)
+
+
 def _broadcast(ties: Ties, use: Use) -> list[Axes]:
     out = list(ties.atoms.new(use.out_shape))
     for i, at in enumerate(use.params["broadcast_dimensions"]):
@@ -314,4 +321,5 @@ RULES: Mapping[str, Rule] = {
     "split": _changed(_INDEXED, lambda use: [use.params["axis"]]),
     "squeeze": _squeezed,
     "transpose": _transposed,
+    "unstack": _unstacked,
 }

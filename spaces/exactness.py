@@ -40,7 +40,7 @@ _KEEP_ZERO = (
 # one operand, whose axes are moved, dropped or added to
 _KEEP_FIRST = (
     "broadcast_in_dim cummax cummin dynamic_slice reduce_max reduce_min reduce_window_max "
-    "reduce_window_min reshape rev slice split squeeze transpose"
+    "reduce_window_min reshape rev slice split squeeze transpose unstack"
 )
 # likewise, but another number than zero becomes something else
 _KEEP_FIRST_ZERO = "cumprod cumsum gather reduce_prod reduce_sum reduce_window_sum"

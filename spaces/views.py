@@ -415,6 +415,9 @@ def _layout(eqn: JaxprEqn, held: Held, given: Sequence[Any]) -> list[Held | None
         return [cut_at(held, given[1:], tuple(params["slice_sizes"]))]
     if name == "split":
         return _split(held, params["axis"], [int(n) for n in params["sizes"]])
+    if name == "unstack":  # what iterating over an array is, from JAX 0.11
+        slices = _split(held, params["axis"], [1] * held.shape[params["axis"]])
+        return [None if one is None else squeeze(one, [params["axis"]]) for one in slices]
     return None
 
 

@@ -274,6 +274,9 @@ LAYERS: dict[str, Callable[[Any, Any], Any]] = {
     "half": lambda p, x: jnp.concatenate([x[..., :6] @ p["half"], x[..., 6:]], axis=-1),
     "shift": lambda p, x: jnp.pad(x, ((0, 0), (1, 0), (0, 0)))[:, :-1],
     "scaled": lambda p, x: (p["w"] * p["b"]).sum(0) * x,
+    "unstacked": lambda p, x: jnp.stack(
+        [jnp.tanh(row @ p["w"]) for row in jnp.unstack(x, axis=1)], 1
+    ),
 }
 _SHAPES: dict[str, tuple[int, ...]] = {
     **dict.fromkeys("wv", (C, C)),
@@ -312,6 +315,17 @@ def test_programs_drawn_by_chance(names: list[str], seed: int) -> None:
     run, small, _ = shrunk_model(predict, params, {}, x, groups, kept)
     expected = predict(masked(groups, kept, params), {}, x)
     np.testing.assert_allclose(run(small, {}, x), expected, rtol=1e-3, atol=1e-3)
+
+
+def test_channels_go_through_an_array_that_is_taken_apart() -> None:
+    params = {"in": jnp.ones((5, 4)), "out": jnp.ones((4, 2))}
+
+    def predict(params: Any, state: Any, x: Any) -> Any:
+        first, second = jnp.unstack(jnp.tanh(x @ params["in"]), axis=1)
+        return (first * second) @ params["out"]
+
+    found = find_channels(predict, params, {}, jnp.ones((3, 2, 5))).groups
+    assert [group.size for group in found] == [4]
 
 
 # Misuse -------------------------------------------------------------------------------------------
