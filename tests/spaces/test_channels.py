@@ -150,6 +150,32 @@ def test_a_flattened_axis() -> None:
     assert places(group)["w"] == {(0, 1, T, "consumer")}
 
 
+def test_layers_in_one_stack_with_fixed_factors() -> None:
+    params = {"u": PARAMS["u"], "stack": normal(0, (2, C, C)), "w": normal(1, (2, 3, O))}
+
+    def function(p: Any, x: Any) -> Any:
+        h = jnp.tanh(x @ p["u"])
+        for i in range(2):
+            h = jnp.tanh(h @ (p["stack"][i] * 0.4))
+        return h @ (p["w"].reshape(C, O) / 3)
+
+    major, minor = find(function, params).groups
+    for group, where in ((major, (0, 1, 1)), (minor, (1, 1, 1))):
+        assert places(group)["w"] == {(*where, "consumer")}
+        assert {role for *_, role in places(group)["stack"]} == {"consumer", "producer"}
+        assert (
+            channel_scores(group, params) > channel_scores(group, {**params, "w": 0 * params["w"]})
+        ).all()
+
+
+def test_a_reshaped_weight_produces() -> None:
+    params = {"u": normal(0, (I, 3, 2)), "w": PARAMS["w"]}
+    found = find(lambda p, x: jnp.tanh(x @ p["u"].reshape(I, C)) @ p["w"], params).groups
+    assert [places(group)["u"] for group in found] == [
+        {(axis, 1, 1, "producer")} for axis in (1, 2)
+    ]
+
+
 def test_heads_that_lie_in_one_axis() -> None:
     """Flat weights, as in x @ w -> (heads, features)."""
 
@@ -214,6 +240,11 @@ ALLOWED: dict[str, Function] = {
     "custom_vjp": lambda p, x: twice(x @ p["u"]),
     "cast weight": lambda p, x: x @ p["u"].astype(jnp.bfloat16),
     "transposed weight": lambda p, x: jnp.einsum("bti,ic->btc", x, jnp.array(p["u"].T).T),
+    "weight times a fixed factor": lambda p, x: x @ (p["u"] / np.float32(I**0.5)),
+    "rounded weight": lambda p, x: (
+        x @ (p["u"] + jax.lax.stop_gradient(jnp.round(8 * p["u"]) / 8 - p["u"]))
+    ),
+    "weight in a stack of one": lambda p, x: x @ p["u"][None][0],
     "where": lambda p, x: jnp.where(x @ p["u"] > 0, x @ p["u"], 0.5),
     "broadcast": lambda p, x: (x @ p["u"]) * jnp.full((B, T, C), 2.0),
     "reshaped weight": lambda p, x: (x @ p["u"]) * p["b"].reshape(1, 1, C),
@@ -269,6 +300,10 @@ def attend(p: Any, queries: Any, keys: Any, values: Any) -> Any:
 
 
 REFUSED: dict[str, tuple[Function, str]] = {
+    "weight times constants": (
+        lambda p, x: x @ (p["u"] * np.arange(I * C, dtype=np.float32).reshape(I, C)),
+        "a constant of the model",
+    ),
     "layer norm": (lambda p, x: jax.nn.standardize(x @ p["u"]), "a reduction over it"),
     "softmax": (lambda p, x: jax.nn.softmax(x @ p["u"]), "a reduction over it"),
     "argmax": (lambda p, x: (x @ p["u"]) * (x @ p["u"]).argmax(-1)[..., None], "a reduction"),

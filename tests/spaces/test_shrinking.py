@@ -243,6 +243,9 @@ C = 12
 LAYERS: dict[str, Callable[[Any, Any], Any]] = {
     "dense": lambda p, x: x @ p["w"],
     "bias": lambda p, x: x + p["b"],
+    "fixed factor": lambda p, x: x @ (p["w"] * 0.5) @ (-p["v"] / 3),
+    "reshaped weight": lambda p, x: x @ p["square"].reshape(C, C),
+    "stacked": lambda p, x: jnp.tanh(x @ p["stack"][1]) @ p["stack"][0],
     "residual": lambda p, x: x + jnp.tanh(x @ p["w"]) @ p["v"],
     "gate": lambda p, x: x * jax.nn.sigmoid(x @ p["w"]),
     "sigmoid": lambda p, x: jax.nn.sigmoid(x),
@@ -282,6 +285,8 @@ _SHAPES: dict[str, tuple[int, ...]] = {
     **dict.fromkeys("wv", (C, C)),
     "b": (C,),
     "split": (3, 4),
+    "square": (3, 4, 4, 3),
+    "stack": (2, C, C),
     "each": (3, 4, 4),
     "flat": (2 * C, C),
     "depth": (3, 1, C),

@@ -199,6 +199,8 @@ def test_asking_for_what_a_model_does_not_have() -> None:
     )
     with pytest.raises(UsageError, match=told):
         removed_channels({"head_sparsity": 0.5}, only, SITES)
-    with pytest.raises(UsageError, match=r"channel_sparsity needs .*no layer feeds another"):
+    with pytest.raises(
+        UsageError, match=r"channel_sparsity needs .*no product with one weight alone"
+    ):
         removed_channels({"channel_sparsity@mlp": 0.5}, Channels(groups=(), refused={}), SITES)
     assert removed_channels({"head_sparsity": 0.0}, only, SITES) == {}
