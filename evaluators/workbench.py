@@ -174,7 +174,9 @@ class Workbench:
         if not isinstance(data, Data):
             raise UsageError(
                 f"data() of task {self.task.name!r} must return paretax.Data, "
-                f"got {type(data).__name__}"
+                f"got {type(data).__name__}: gather a loader's or generator's batches into one "
+                "array of inputs and one of targets, and give them to paretax.split(inputs, "
+                "targets); or give the three paretax.Split to paretax.Data"
             )
         found = Data(
             train=_narrow(data.train),

@@ -115,9 +115,13 @@ def channels_of(program: Program) -> Channels:
     produced: dict[int, str] = {}  # leaf -> first producer
     consumed = {leaf for axis in program.ties.paired for leaf in atoms.leaves(axis)}
     roles: dict[int, Role] = {}  # atom of a parameter's axis -> role
+    reshaped: dict[tuple[str, int], Role] = {}  # weight, leaf -> role, where a layout has new atoms
     outputs: dict[str, dict[int, None]] = {}  # weight -> its output channels
     for axis, name, role in program.ties.uses:
         roles.update({atom: role for atom in axis if roles.get(atom) != "producer"})
+        for leaf in atoms.leaves(axis):
+            if reshaped.get((name, leaf)) != "producer":
+                reshaped[name, leaf] = role
         if role == "producer":
             outputs.setdefault(name, {}).update(dict.fromkeys(atoms.leaves(axis)))
             for leaf in atoms.leaves(axis):
@@ -128,9 +132,10 @@ def channels_of(program: Program) -> Channels:
     members: dict[int, list[Member]] = {leaf: [] for leaf in found}
     for name, axes in program.arrays.items():
         for i, axis in enumerate(axes):
-            role = roles.get(axis[0], "parameter") if axis else "parameter"
+            own = roles.get(axis[0]) if axis else None
             for leaf, outer, inner in atoms.places(axis):
                 if leaf in members:
+                    role = own or reshaped.get((name, leaf), "parameter")
                     member = Member(array=name, axis=i, outer=outer, inner=inner, role=role)
                     members[leaf].append(member)
     heads = {leaf for axis in program.ties.heads for leaf in atoms.leaves(axis)}

@@ -7,6 +7,7 @@ each primitive. Whatever a primitive without a rule touches is blocked.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,10 +17,18 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Var
 from jax.extend.core import Literal as Constant
 
 from paretax.spaces.axes import Atoms, Axes
-from paretax.spaces.axis_rules import RULES, Ties, Use, opaque, shape_of
+from paretax.spaces.axis_rules import ELEMENTWISE, RULES, Ties, Use, opaque, shape_of
 from paretax.spaces.sites import Arrays, Predict, called_jaxpr, needed
 
-_AS_IT_IS = frozenset({"convert_element_type", "copy", "copy_p", "stop_gradient", "transpose"})
+_LAYOUT_NAMES = (
+    "broadcast_in_dim dynamic_slice optimization_barrier reshape rev slice split squeeze transpose "
+    "unstack"
+)
+_LAYOUT = frozenset(_LAYOUT_NAMES.split())
+
+Origin = str | bool | None
+"""What a value is made of: a parameter's name, where it is that one apart from its layout, a part
+of it, or fixed factors; True: of constants and the state alone; None: of anything else."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +93,7 @@ def trace(predict: Predict, params: Arrays, state: Arrays, inputs: Any) -> Progr
     walk.atoms.block(
         [axis for axes in given[len(names) :] for axis in axes], "it is an axis of the inputs"
     )
-    origins: list[str | None] = [*sorted(params)]
+    origins: list[Origin] = [*sorted(params), *[True] * len(state)]
     origins += [None] * (len(given) - len(origins))
     frame, results, _ = walk.run(closed, given, origins)
     walk.atoms.block([axis for axes in results for axis in axes], "it is an output of the model")
@@ -102,36 +111,56 @@ class _Walk:
         self.atoms = self.ties.atoms
 
     def run(
-        self, closed: ClosedJaxpr, given: Sequence[Axes], origins: Sequence[str | None]
-    ) -> tuple[Frame, list[Axes], list[str | None]]:
-        """Frame, axes of the results, and which parameter each result is."""
+        self, closed: ClosedJaxpr, given: Sequence[Axes], origins: Sequence[Origin]
+    ) -> tuple[Frame, list[Axes], list[Origin]]:
+        """Frame, axes of the results, and what each result is made of."""
         jaxpr = closed.jaxpr
         frame = Frame(jaxpr=jaxpr, eqns=needed(jaxpr), consts=closed.consts)
         for var in jaxpr.constvars:
             frame.axes[var] = self.atoms.new(shape_of(var), "a constant of the model has it")
         frame.axes.update(zip(jaxpr.invars, given, strict=True))
-        named = {v: n for v, n in zip(jaxpr.invars, origins, strict=True) if n is not None}
+        made_of: dict[Var, Origin] = dict.fromkeys(jaxpr.constvars, True)
+        made_of.update(zip(jaxpr.invars, origins, strict=True))
+
+        def origin_of(var: Any) -> Origin:
+            return True if isinstance(var, Constant) else made_of[var]
+
         for i, eqn in enumerate(frame.eqns):
             axes = [self._of(frame, var) for var in eqn.invars]
-            origin = [None if isinstance(v, Constant) else named.get(v) for v in eqn.invars]
-            made: list[str | None] = [None] * len(eqn.outvars)
+            origin = [origin_of(var) for var in eqn.invars]
             if (inner := called_jaxpr(eqn)) is not None:
                 frame.called[i], results, made = self.run(inner, axes, origin)
             else:
-                name = eqn.primitive.name
-                results = RULES.get(name, opaque)(self.ties, Use(eqn, axes, origin))
-                if name in _AS_IT_IS:
-                    made = [origin[0]]
+                weights = [one if isinstance(one, str) else None for one in origin]
+                results = RULES.get(eqn.primitive.name, opaque)(self.ties, Use(eqn, axes, weights))
+                made = [_made(eqn, origin)] * len(eqn.outvars)
             frame.axes.update(zip(eqn.outvars, results, strict=True))
-            named.update({v: n for v, n in zip(eqn.outvars, made, strict=True) if n is not None})
+            made_of.update(zip(eqn.outvars, made, strict=True))
         outvars = jaxpr.outvars
         return (
             frame,
             [self._of(frame, var) for var in outvars],
-            [None if isinstance(v, Constant) else named.get(v) for v in outvars],
+            [origin_of(var) for var in outvars],
         )
 
     def _of(self, frame: Frame, var: Any) -> Axes:
         if isinstance(var, Constant):
             return self.atoms.new(shape_of(var), "a constant of the model has it")
         return frame.axes[var]
+
+
+def _made(eqn: JaxprEqn, origins: Sequence[Origin]) -> Origin:
+    """What the results of an equation without a program of its own are made of."""
+    found = {one for one in origins if one is not True}
+    if not found:
+        return True
+    (first, *others) = found
+    followed = eqn.primitive.name in ELEMENTWISE or (
+        eqn.primitive.name in _LAYOUT and not _grows(eqn)
+    )
+    return first if followed and not others else None
+
+
+def _grows(eqn: JaxprEqn) -> bool:
+    """Whether entries are repeated, as those of a bias are."""
+    return bool(math.prod(shape_of(eqn.outvars[0])) > math.prod(shape_of(eqn.invars[0])))

@@ -19,6 +19,9 @@ SETTINGS = (
     share("head_sparsity", per_site=True),
     whole("channel_block", 1, least=1),
 )
+_NONE = (
+    "no product with one weight alone, as it is or with fixed factors, feeds another such product"
+)
 _OF_KIND = {"channels": "channel_sparsity", "heads": "head_sparsity"}
 
 
@@ -69,7 +72,7 @@ def removed_channels(
             reasons = "; ".join(f"{n}: {why}" for n, why in channels.refused.items())
             raise UsageError(
                 f"{setting} needs {kind} that can be removed, and the model has none "
-                f"({reasons or 'no layer feeds another'}): leave it at 0"
+                f"({reasons or _NONE}): leave it at 0"
             )
         if asked and all(g.size % group_block(config, g) for g in groups):
             sizes = ", ".join(f"{g.name} {g.size}" for g in groups)

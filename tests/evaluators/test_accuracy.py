@@ -200,9 +200,14 @@ def test_an_evaluation_scores_the_validation_split_and_a_test_the_test_split(
     assert measurement.value == scorer.evaluator.score(CANDIDATE, scorer.weights, data.validation)
     assert (measurement.target, measurement.spread, measurement.unit) == (None, None, "")
 
+    before = len(scorer.seen)
     tested = scorer.evaluator.test(CANDIDATE, scorer.weights)
-    np.testing.assert_array_equal(scorer.seen[-1][1], data.test.targets)
-    assert tested.detail == {"split": "test"}
+    first, *resampled = scorer.seen[before:]  # those of its sampling error are drawn from it
+    np.testing.assert_array_equal(first[1], data.test.targets)
+    assert resampled
+    assert {len(outputs) for outputs, _ in resampled} == {len(data.test)}
+    assert tested.detail == {"split": "test", "standard_error": tested.detail["standard_error"]}
+    assert tested.detail["standard_error"] > 0
     assert tested.value == scorer.evaluator.score(CANDIDATE, scorer.weights, data.test)
 
 

@@ -1,4 +1,4 @@
-"""Tokens beyond a table's rows are refused, however the table is looked up."""
+"""Tokens that are no rows of a table are refused, however the table is looked up."""
 
 from __future__ import annotations
 
@@ -85,3 +85,28 @@ def test_tokens_beyond_the_table(kind: str, split: str) -> None:
 
 def test_a_model_with_a_token_for_unknown_ones() -> None:
     check(lambda config: (init, mapped), data(25, "test"))
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+@pytest.mark.parametrize("kind", BUILDS)
+def test_negative_tokens(kind: str, split: str) -> None:
+    words = f"the {split} inputs go down to -3, .* a table of 20 rows.*-1 is the last row.*mask"
+    with pytest.raises(UsageError, match=words):
+        check(BUILDS[kind], data(-3, split))
+
+
+MASKS: dict[str, Any] = {
+    "masked": lambda p, x: ((x >= 0)[..., None] * p["table"][x]).mean(1) @ p["w"],
+    "moved up": lambda p, x: indexed(p, x + 1),
+    "the last row for all": lambda p, x: indexed(p, jnp.where(x < 0, 19, x)),
+    "the first row for all": lambda p, x: indexed(p, jnp.maximum(x, 0)),
+}
+
+
+@pytest.mark.parametrize("how", MASKS)
+def test_a_model_that_knows_negative_tokens(how: str) -> None:
+    found = data(-1, "train")
+    if how == "moved up":
+        parts = {n: Split(np.minimum(s.inputs, 18), s.targets) for n, s in found.splits.items()}
+        found = Data(**parts)
+    check(lambda config: (init, MASKS[how]), found)

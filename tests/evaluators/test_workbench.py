@@ -67,12 +67,13 @@ def test_lists_become_arrays() -> None:
     assert found.inputs.shape == (2, 3)
 
 
-@pytest.mark.parametrize("wrong", [None, (1, 2, 3), {"train": 1}])
+@pytest.mark.parametrize("wrong", [None, (1, 2, 3), {"train": 1}, iter([1]), (i for i in [1])])
 def test_data_of_another_type_is_refused(wrong: Any) -> None:
     bench = Workbench(make_task(lambda: wrong))
     with pytest.raises(
         UsageError,
-        match=rf"data\(\) of task 'toy' must return paretax.Data, got {type(wrong).__name__}",
+        match=rf"data\(\) of task 'toy' must return paretax.Data, got {type(wrong).__name__}: "
+        r"gather .*paretax.split\(inputs, targets\)",
     ):
         _ = bench.data
 
