@@ -133,7 +133,8 @@ def check_space(
         if name in known:
             raise UsageError(
                 f"task {task_name!r} must not name a parameter {name!r}: paretax has one of that "
-                "name; rename it in the task's defaults"
+                "name; leave it out of the task's defaults (a config's `space` gives its values, "
+                "`baseline` that of trial 0), or rename what is your own"
             )
     for parameter in space:
         if parameter.name in task_defaults:

@@ -165,7 +165,7 @@ def test_a_space_of_known_parameters() -> None:
             Categorical("optimizer", ["sgd", "adam", "lion"]),
             "one of .*, but the space allows 'adam'",
         ),
-        (Ordinal("epochs", [1, 0, 2]), "at least 1, but the space allows 0"),
+        (Ordinal("epochs", [1, 0, 2]), "from 1 to 1,000,000, but the space allows 0"),
         (
             Integer("weight_bits@mlp", 1, 8),
             "'weight_bits@mlp' must be a whole number from 2 to 8, but the space allows 1",
