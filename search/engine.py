@@ -25,10 +25,12 @@ from paretax.results.journal import Journal, check_folder
 from paretax.results.run import Run, apply_event, final_front, latest, save_weights
 from paretax.results.teaching import keep_lesson, run_lesson
 from paretax.results.trial import Trial
+from paretax.search.config import SearchConfig
 from paretax.search.executors import Executor, make_executor
 from paretax.search.executors.protocol import calls_of
 from paretax.search.finishing import repeat, score_test, to_repeat
 from paretax.search.planning import Plan
+from paretax.search.planning import plan as plan_of
 from paretax.search.progress import Progress, Status, silent
 from paretax.search.proposing import propose
 from paretax.search.resuming import header, resumed, run_so_far, taught, unfinished
@@ -49,8 +51,8 @@ class SearchError(RuntimeError):
 
 
 def run_search(
-    plan: Plan,
-    out: Path,
+    plan: Plan | SearchConfig,
+    out: Path | str,
     *,
     resume: bool = False,
     force_data: bool = False,
@@ -60,7 +62,7 @@ def run_search(
     """Search until the budget is spent, then score the final front on the test split.
 
     Args:
-        plan: from `plan`.
+        plan: from `plan`, or a config, which is then planned first.
         out: folder of the run.
         resume: go on with the run that is there.
         force_data: go on although data or code are others; the journal notes it.
@@ -75,6 +77,8 @@ def run_search(
         SearchError: everything fails.
         KeyboardInterrupt: the user stopped it; what was measured is in the journal.
     """
+    plan = plan_of(plan) if isinstance(plan, SearchConfig) else plan
+    out = Path(out)
     check_folder(out, resume=resume)
     before = run_so_far(out, plan, force_data) if resume else None
     if before is not None and not unfinished(before, plan):

@@ -56,7 +56,7 @@ def make(name: str = "made", seed: int = 0) -> SupervisedTask:
 
 def test_a_task_as_an_object_from_search_to_bundle(tmp_path: Path) -> None:
     task = make()
-    run = run_search(plan(SearchConfig(task=task, **SEARCH)), tmp_path / "run")
+    run = run_search(SearchConfig(task=task, **SEARCH), str(tmp_path / "run"))
     assert run.task_name == "object:made"
     assert Run.open(tmp_path / "run").workbench().task is task
     trial = run.front("cpu")[0]
