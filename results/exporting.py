@@ -16,7 +16,7 @@ import jax
 import numpy as np
 import yaml
 from jax import export as jax_export
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from paretax.errors import UsageError
 from paretax.evaluators import AccuracyEvaluator, Deployed, Workbench
@@ -105,7 +105,9 @@ def _write(
     expected = sizes[-1] if sizes else size
     if size != expected:
         raise ExportError(f"the weights take {size} bytes, and the search counted {expected:.0f}")
-    save_file({n: np.asarray(a, order="C") for n, a in stored.items()}, folder / files.WEIGHTS)
+    # not by `save_file`, whose files nobody but their owner may read
+    content = save({n: np.asarray(a, order="C") for n, a in stored.items()})
+    (folder / files.WEIGHTS).write_bytes(content)
     program, batch = exported_program(model, bench, run.platform(target))
     (folder / files.PROGRAM).write_bytes(program.serialize())
     host = {name: np.asarray(a) for name, a in arrays.items()}
@@ -300,7 +302,7 @@ def _card(manifest: Mapping[str, Any]) -> str:
         batch = f" (batch {batch})" if batch else ""
         target = f" on {m['target']}" if "target" in m else ""
         unit = f" {m['unit']}" if m["unit"] else ""
-        spread = f" +- {m['spread']:g}" if "spread" in m else ""
+        spread = f" ± {m['spread']:g}" if "spread" in m else ""
         rows.append(
             f"| {m['objective']}{split}{target}{batch} | {m['value']:.6g}{spread}{unit} "
             f"| {m['provenance']} |"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save
 
 from paretax.errors import UsageError, unknown
 from paretax.evaluators import Failure, Measurement, Objective, Workbench
@@ -275,7 +275,7 @@ def save_weights(folder: Path, number: int, weights: Mapping[str, np.ndarray]) -
     path = weights_file(folder, number)
     path.parent.mkdir(exist_ok=True)
     draft = path.with_suffix(".part")
-    save_file({n: np.asarray(a, order="C") for n, a in weights.items()}, draft)
+    draft.write_bytes(save({n: np.asarray(a, order="C") for n, a in weights.items()}))
     draft.replace(path)
 
 

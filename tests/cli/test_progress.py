@@ -38,7 +38,8 @@ def test_a_line_now_and_then_in_a_pipe(
         bar(replace(STATUS, phase="training", done=40, hypervolume=1.25))
     captured = capsys.readouterr()
     assert captured.err == ""
-    lines = captured.out.splitlines()
+    first, *lines = captured.out.splitlines()
+    assert first == "starting"
     assert [line.split(":")[0] for line in lines] == ["scoring"] * 4 + ["training"]
     assert lines[0] == "scoring: 3/24 trials, 1 failed, 2 rejected; front 2"
     assert lines[-1] == "training: 43/24 trials, 1 failed, 2 rejected; front 2, hypervolume 1.250"
@@ -53,7 +54,7 @@ def test_a_search_of_several_targets_ends_with_commands_that_work(
     searched = command("search", config_file(config), "--out", tmp_path / "a run")
     assert searched.code == 0, searched.err
     progress_lines, closing = searched.out.split("Read it with:")
-    assert "trials, " in progress_lines.splitlines()[0]
+    assert "trials, " in progress_lines.splitlines()[1]
     commands = [line.strip() for line in closing.splitlines() if line.strip()]
     assert len(commands) == 2
     for line, target in zip(commands, ("cpu", "systolic"), strict=True):

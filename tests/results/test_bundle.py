@@ -174,7 +174,7 @@ def test_the_card_has_every_figure_with_how_it_was_obtained(exported: Path, tria
         "| accuracy (validation split, mean over 3 further seeds) | ",
         f"| size | {value['size']:.6g} bytes | modelled |",
         f"| memory on cpu (batch 1) | {value['memory']:.6g} bytes | compiled |",
-        f"| latency on cpu (batch 1) | {value['latency']:.6g} +- ",
+        f"| latency on cpu (batch 1) | {value['latency']:.6g} ± ",
         f"| sparsity | {trial.candidate['sparsity']} |",
     ):
         assert row in card

@@ -97,6 +97,8 @@ class Bar:
 
     def __enter__(self) -> Bar:
         self._bar.start()
+        if self._lines:
+            print("starting", flush=True)
         return self
 
     def __exit__(
