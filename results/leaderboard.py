@@ -265,9 +265,16 @@ def _seeds(run: Run, target: str) -> list[str]:
     ]
     if counts:
         seeds = " to ".join(map(str, sorted({min(counts), max(counts)})))
+        shown = shown_trials(run, target)
+        scored = any(t.test is not None or t.untested is not None for t in shown)
+        test = (
+            "(test) is that of the weights that are exported"
+            if scored
+            else "the test split is scored when the search ends, which this one has not"
+        )
         said = [
             f"The metric without (test) is the mean over {seeds} further seeds on the validation "
-            "split; (test) is that of the weights that are exported; each ± one standard error."
+            f"split; {test}; each ± one standard error."
         ]
         if own:
             said.append(f"Not scored again yet, and so by luck too high: {', '.join(own)}.")
