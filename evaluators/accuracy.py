@@ -38,6 +38,7 @@ from paretax.spaces.quantization import expand, largest_weight
 from paretax.spaces.recipe import masks, steps_in_words
 from paretax.spaces.schedule import in_words
 from paretax.spaces.shrinking import shrink_arrays
+from paretax.spaces.sites import Site
 from paretax.spaces.structured import group_block
 from paretax.tasks import Arrays, Split
 
@@ -321,7 +322,7 @@ class AccuracyEvaluator:
         recipe, sites = deployed.recipe, deployed.sites
         params, state, _ = parts(deployed, weights)
         grid = self.grid(deployed, weights)
-        if not recipe.quantized:  # the deployed program itself, which serves all numbers
+        if not recipe.quantized or _below_float32(sites):  # the deployed program itself
             arrays = compress(recipe, sites, params, state, grid)
             program = self._programs.get(
                 (deployed.key, "deployed", recipe.form), lambda: deployed_program(deployed)
@@ -361,6 +362,17 @@ class AccuracyEvaluator:
             inputs,
             learned,
         )
+
+
+def _below_float32(sites: Mapping[str, Site]) -> bool:
+    """Whether a model computes in bfloat16 or float16.
+
+    A sum that is added up in another order then differs by half a per cent, and where more is
+    rounded after it, by any number: no other program's outputs are those of the deployed one.
+    """
+    names = {name for site in sites.values() for name in site.dtypes}
+    floating = [np.dtype(name) for name in names if jnp.issubdtype(name, jnp.floating)]
+    return any(dtype.itemsize < 4 for dtype in floating)
 
 
 def _shrink(
