@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# As the processes of paretax run: what a model rounds to bfloat16 is rounded.
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_allow_excess_precision=false"
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
