@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import os
 import re
 import socket
 import time
@@ -133,6 +134,9 @@ class RayExecutor:
             # JAX warns of any fork in its process; Ray forks only to start programs at once.
             warnings.filterwarnings("ignore", r"os\.fork\(\) was called", RuntimeWarning)
             if self._address is None:
+                # Ray makes its workers yield (nice 15) to all else: on a busy machine they would
+                # hardly start, and what they measure would be of that.
+                os.environ.setdefault("RAY_worker_niceness", "0")
                 ray.init(address="local", num_cpus=self._count + len(self._away), **settings)
                 return
             try:
