@@ -122,6 +122,7 @@ class Reference:
             grouped: whether it is a convolution in feature groups.
         """
         w = self.array(name)
+        whole = w
         w, place = (w, 0) if at is None else (w[at], at if scanned else 0)
         asked = self.asked.get(name, Asked())
         if self.ranges is None:
@@ -134,6 +135,8 @@ class Reference:
         if asked.weight_bits is None and asked.input_bits is None:
             if asked.precision == "float8":
                 top = _largest(w, axes, asked, table=grouped) / _FLOAT8
+                if asked.scales == "tensor" and not scanned:
+                    top = np.full(w.shape, np.abs(whole).max() / _FLOAT8)
                 w = rounded(np.clip(w / top, -_FLOAT8, _FLOAT8), "float8") * top
                 step = self.ranges[name, place] / _FLOAT8
                 x = rounded(np.clip(x / step, -_FLOAT8, _FLOAT8), "float8") * step
@@ -144,6 +147,8 @@ class Reference:
             return self.cast(apply(x, w))
         if asked.weight_bits is not None:
             top = _largest(w, axes, asked, table=grouped)
+            if asked.scales == "tensor" and not scanned:
+                top = np.full(w.shape, np.abs(whole).max() * (1.0 + self.nudge))
             if learned[0] is not None:
                 own = learned[0] if at is None else learned[0][at]
                 top = _reach(own, asked.weight_bits, w.shape)
