@@ -32,7 +32,7 @@ from paretax.spaces.storage import layout, pack, unpack
 BLOCK = 10
 """Draws in one test."""
 
-FIRSTS = range(0, int(os.environ.get("PARETAX_DRAWS", "100")), BLOCK)
+FIRSTS = range(0, int(os.environ.get("PARETAX_DRAWS", "60")), BLOCK)
 """The first draw of each test."""
 
 _EXACT = 2e-5
