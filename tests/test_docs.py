@@ -7,7 +7,9 @@ import importlib
 import itertools
 import re
 import shlex
+import sys
 import tomllib
+import types
 from pathlib import Path
 
 import pytest
@@ -97,10 +99,28 @@ def test_the_readme_installs_from_the_clone_extras_that_exist() -> None:
 
 
 def test_the_readme_shows_the_users_task_as_it_is() -> None:
-    (shown,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    shown, _ = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     source = (ROOT / "examples" / "my_task.py").read_text()
     assert shown.strip() == source.split('"""\n', 1)[1].strip()
     assert len([line for line in shown.splitlines() if line.strip()]) <= 30
+
+
+def test_the_readmes_search_from_a_script_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In this process, and with fewer trials."""
+    task, search = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    smaller = search.replace('"trials": 12', '"trials": 2').replace('"epochs": 20', '"epochs": 1')
+    here = smaller.replace("task=task,", 'task=task, executor="inline", final_seeds=0,')
+    assert here.count("inline") == here.count('"trials": 2') == 1
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PARETAX_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "bundles").mkdir()
+    module = types.ModuleType("of_the_readme")
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    exec(f"{task}\n{here}", module.__dict__)
+    assert "accuracy" in capsys.readouterr().out
+    assert (tmp_path / "bundles" / "wine" / "manifest.json").is_file()
 
 
 @pytest.mark.parametrize("config", sorted(ROOT.glob("examples/*.yaml")), ids=lambda p: p.name)
