@@ -13,7 +13,6 @@ import pytest
 from paretax.errors import UsageError
 from paretax.evaluators import Measurement, Objective, Provenance, Reason
 from paretax.results import Run, Trial
-from paretax.results import run as run_module
 from paretax.results.run import (
     apply_event,
     front,
@@ -267,11 +266,12 @@ def test_a_file_of_weights_is_whole_or_not_there(
 ) -> None:
     save_weights(tmp_path, 1, {"w": np.ones(2)})
 
-    def torn(arrays: Any, path: Path) -> None:
-        path.write_bytes(b"half a fi")
+    def torn(path: Path, data: bytes) -> None:
+        with path.open("wb") as file:
+            file.write(data[:9])
         raise OSError("no space left")
 
-    monkeypatch.setattr(run_module, "save_file", torn)
+    monkeypatch.setattr(Path, "write_bytes", torn)
     for number in (1, 2):
         with pytest.raises(OSError, match="no space left"):
             save_weights(tmp_path, number, {"w": np.zeros(2)})

@@ -138,7 +138,7 @@ def test_a_combination_that_is_forbidden_lies_outside(task: Task) -> None:
     [
         ({"widht": 3}, r"unknown parameter 'widht' in `baseline`.*'width'"),
         ({"epochs@first": 3}, r"unknown parameter 'epochs@first'"),
-        ({"epochs": 0}, r"`baseline`: epochs must be a whole number of at least 1, got 0"),
+        ({"epochs": 0}, r"`baseline`: epochs must be a whole number from 1 to 1,000,000, got 0"),
         ({"learning_rate": "fast"}, r"learning_rate must be a positive number, got 'fast'"),
         ({"width": float("nan")}, r"must give finite values, got width: nan"),
         ({"quantize": True}, r"the baseline is dense.*quantize: True: leave it out"),

@@ -61,10 +61,13 @@ CASES: list[tuple[dict[str, Any], dict[str, Treatment]]] = [
         {"pruning_pattern@last": "1:4", "sparsity": 0.3},
         treated(every={"sparsity": 0.3}, out={"pattern": (1, 4), "sparsity": 0.0}),
     ),
-    ({"precision": "bfloat16"}, treated(every={"precision": "bfloat16"})),
+    ({"precision": "bfloat16"}, treated(every={"precision": "bfloat16", "as_model": False})),
     (  # whole numbers go before a floating-point format
         {"precision": "float8", "weight_bits@last": 4},
-        treated(every={"precision": "float8"}, out={"precision": "float32", "weight_bits": 4}),
+        treated(
+            every={"precision": "float8", "as_model": False},
+            out={"precision": "float32", "as_model": True, "weight_bits": 4},
+        ),
     ),
     (
         {"quantize": True, "weight_scales": "tensor"},
@@ -94,11 +97,11 @@ CASES: list[tuple[dict[str, Any], dict[str, Treatment]]] = [
     ),
     (
         {"precision": "bfloat16", "weight_scales": "group", "group_size": 4},
-        treated(every={"precision": "bfloat16"}),
+        treated(every={"precision": "bfloat16", "as_model": False}),
     ),
     (
         {"precision": "float8", "weight_scales": "group"},
-        treated(every={"precision": "float8"}, attn={"group": (1, 32)}),
+        treated(every={"precision": "float8", "as_model": False}, attn={"group": (1, 32)}),
     ),
 ]
 
