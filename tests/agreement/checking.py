@@ -151,6 +151,7 @@ def agree(drawn: Drawn) -> str:
     exported, size = exported_outputs(bench, evaluator, drawn, weights)
     size_said = count_bytes(bench, drawn.candidate, _gone(drawn, model, weights)).value
     assert size == size_said, f"{size} bytes stored, {size_said} counted"
+    assert np.isfinite(scored).all(), "scored outputs are not finite"
     tallest = float(np.abs(scored).max()) + 1e-9
     # Of two batch sizes the compiler makes two programs, whose sums may round otherwise.
     rooms = _EXACT, _LOW.get(drawn.dtypes, _EXACT)
@@ -158,6 +159,7 @@ def agree(drawn: Drawn) -> str:
         worst = np.abs(found - scored).max() / tallest
         assert worst <= room, f"exported differs from scored by {worst:.2g}"
     plain, *nudged = naive_outputs(drawn, weights, inputs)
+    assert all(np.isfinite(found).all() for found in (plain, *nudged)), "the naive reading"
     allowed = _LOW.get(drawn.dtypes, _EXACT) * tallest
     steady = np.ones(len(inputs), bool)
     for other in nudged:

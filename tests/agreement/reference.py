@@ -52,8 +52,20 @@ def rounded(values: Array, name: str) -> Array:
 def on_grid(values: Array, largest: Array | float, bits: int) -> Array:
     """The nearest of 2^bits - 1 equal steps from -largest to largest."""
     top = 2.0 ** (bits - 1) - 1
-    step = np.where(np.asarray(largest) > 1e-37, np.asarray(largest) / top, 1.0)
+    step = _step(largest, top)
     return np.clip(np.round(values / step), -top, top) * step
+
+
+def in_float8(values: Array, largest: Array | float) -> Array:
+    """Values whose largest magnitude is laid on the largest float8, rounded there."""
+    step = _step(largest, _FLOAT8)
+    return rounded(np.clip(values / step, -_FLOAT8, _FLOAT8), "float8") * step
+
+
+def _step(largest: Array | float, top: float) -> Array:
+    """What one unit of a grid stands for; 1 where all values are zero, which any step holds."""
+    step = np.asarray(largest, np.float64) / top
+    return np.where(step >= np.finfo(np.float32).tiny, step, 1.0)
 
 
 def _largest(w: Array, axes: Sequence[int], asked: Asked, *, table: bool) -> Array:
@@ -134,12 +146,10 @@ class Reference:
         learned = [self.weights.get(f"{name}.{side}_step") for side in ("weight", "input")]
         if asked.weight_bits is None and asked.input_bits is None:
             if asked.precision == "float8":
-                top = _largest(w, axes, asked, table=grouped) / _FLOAT8
+                top = _largest(w, axes, asked, table=grouped)
                 if asked.scales == "tensor" and not scanned:
-                    top = np.full(w.shape, np.abs(whole).max() / _FLOAT8)
-                w = rounded(np.clip(w / top, -_FLOAT8, _FLOAT8), "float8") * top
-                step = self.ranges[name, place] / _FLOAT8
-                x = rounded(np.clip(x / step, -_FLOAT8, _FLOAT8), "float8") * step
+                    top = np.full(w.shape, np.abs(whole).max())
+                w, x = in_float8(w, top), in_float8(x, self.ranges[name, place])
             elif asked.precision is not None:
                 x, w = rounded(x, asked.precision), rounded(w, asked.precision)
             else:
@@ -174,8 +184,7 @@ class Reference:
                     top = _reach(learned, asked.weight_bits, w.shape)
                 w = on_grid(w, top, asked.weight_bits)
             elif asked.precision == "float8" and asked.input_bits is None:
-                top = _largest(w, axes, asked, table=True) / _FLOAT8
-                w = rounded(np.clip(w / top, -_FLOAT8, _FLOAT8), "float8") * top
+                w = in_float8(w, _largest(w, axes, asked, table=True))
             elif asked.precision is not None and asked.input_bits is None:
                 w = rounded(w, asked.precision)
         return self.cast(w[places])
