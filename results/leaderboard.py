@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from tabulate import tabulate
 
+from paretax.errors import printable
 from paretax.evaluators import Objective, Provenance
 from paretax.results.agreement import model_agreement, parts_agreement
 from paretax.results.coverage import left_out
@@ -103,8 +104,12 @@ def render(run: Run, target: str | None, form: Format) -> str:
         run: whose front is shown.
         target: one of the run's; None where it has one alone.
         form: `table` for a terminal, `markdown`, `csv`, or `json`, which is stable for scripts.
+            Control characters in names and values are shown, not obeyed.
     """
-    target = run.target(target)
+    return printable(_rendered(run, run.target(target), form))
+
+
+def _rendered(run: Run, target: str, form: Format) -> str:
     if form == "json":
         return json.dumps(_plain(run, target), indent=2)
     if form == "csv":

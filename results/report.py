@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import html
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -114,7 +116,7 @@ def _bars(trials: Sequence[Trial], objective: Objective) -> dict[str, Any] | Non
 
 
 def _axis(run: Run, target: str, objective: Objective) -> str:
-    return heading(run, target, objective).replace("\n", " ")
+    return html.escape(heading(run, target, objective).replace("\n", " "))
 
 
 def _hover(trial: Trial) -> str:
@@ -154,8 +156,15 @@ def _laid_out(figure: go.Figure, across: str, up: str) -> go.Figure:
 
 
 def _embedded(figure: go.Figure, name: str) -> str:
-    div = name.replace(" ", "-")
-    return str(figure.to_html(full_html=False, include_plotlyjs=False, div_id=div))
+    return str(figure.to_html(full_html=False, include_plotlyjs=False, div_id=_identifier(name)))
+
+
+def _identifier(name: str) -> str:
+    """A plot's place in the page; plotly writes it there as it is, and a name may be markup."""
+    plain = re.sub(r"[^\w.@-]", "-", name.replace(" ", "-"), flags=re.ASCII)
+    if plain == name.replace(" ", "-"):
+        return plain
+    return f"{plain}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"  # another name, another place
 
 
 def _table(run: Run, target: str) -> str:

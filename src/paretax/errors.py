@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sysconfig
+import unicodedata
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
 from types import FrameType
 
+_TURNS = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 _LONGEST = 300  # characters of a value or a message that is quoted
 
 
@@ -43,6 +45,19 @@ def shown(value: object, kind: type[str] | None = None) -> str:
 def shortened(text: str) -> str:
     """A text, cut where it is long."""
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 4]} ..."
+
+
+def printable(text: str) -> str:
+    """A text for a terminal, which obeys no codes that stand in it: `\\x1b[2J` is shown as such.
+
+    Lines and tabs stay; every other control character is written as Python escapes it.
+    """
+    return "".join(c if c in "\n\t" or not _is_code(c) else ascii(c)[1:-1] for c in text)
+
+
+def _is_code(character: str) -> bool:
+    """Whether a terminal acts on a character, or turns the direction of what follows it."""
+    return unicodedata.category(character) in ("Cc", "Cs") or character in _TURNS
 
 
 @contextmanager

@@ -8,6 +8,9 @@ from typing import Any
 
 import pytest
 
+from paretax.cli.failing import failing_on
+from paretax.errors import UsageError
+
 
 def _set(config: dict[str, Any], path: str, value: Any) -> None:
     *parents, last = path.split(".")
@@ -295,3 +298,18 @@ def test_a_teacher_that_cannot_be_built(
     assert outcome.err.startswith("error: the teacher ")
     assert outcome.err.count("\n") == 1
     assert '"width": 0' in outcome.err
+
+
+@pytest.mark.parametrize("error", [UsageError, RuntimeError])
+def test_codes_for_a_terminal_in_a_message_are_shown_and_not_obeyed(
+    command: Any, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
+    def fails(*_: object) -> None:
+        with failing_on(RuntimeError):
+            raise error("a \x1b[2J of \x9b\u202ethe task's own")
+
+    monkeypatch.setattr("paretax.results.run.Run.open", fails)
+    outcome = command("leaderboard", "somewhere")
+    assert outcome.code == (2 if error is UsageError else 1)
+    assert "a \\x1b[2J of \\x9b\\u202ethe task's own" in outcome.err
+    assert outcome.err.rstrip("\n").isprintable()

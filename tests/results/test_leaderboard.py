@@ -280,3 +280,16 @@ def test_choices_that_python_takes_for_one_are_told_apart(
     assert [(type(v), v) for v in column] == [(type(v), v) for v in values]
     shown = [row[-1] for row in table_rows(render(run, None, "table"))]
     assert shown == ["1", "1.0", "true", '"1"', '"true"']
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_codes_for_a_terminal_are_shown_and_not_obeyed(
+    write_run: WriteRun, events: list[Plain], form: Format
+) -> None:
+    code = "\x1b]0;owned\x07\x1b[2J\u202e"
+    plain = json.dumps(events).replace('"size"', json.dumps(f"si{code}"))
+    plain = plain.replace('"width"', json.dumps(f"w{code}")).replace('"adamw"', json.dumps(code))
+    text = render(write_run(json.loads(plain)), None, form)
+    assert "owned" in text
+    assert not set(text) & set(code.replace("]0;owned", "").replace("[2J", ""))
+    assert text.replace("\n", "").isprintable()

@@ -86,6 +86,21 @@ def test_names_are_text_and_not_markup(
     assert "&lt;img" in page
 
 
+def test_names_of_targets_objectives_and_parameters_are_text_wherever_they_stand(
+    write_run: WriteRun, events: list[Plain], tmp_path: Path
+) -> None:
+    live = "</script><script>alert('1')</script><img src=x onerror=alert(2)>\""
+    plain = json.dumps(events).replace('"size"', json.dumps(live))
+    plain = plain.replace('"cpu"', json.dumps(f"b {live}")).replace('"width"', json.dumps(live))
+    page = page_of(write_run(json.loads(plain)), tmp_path)
+    assert "alert(2)" in page
+    assert "<img" not in page
+    assert "<script>alert" not in page
+    assert len(plots(page)) == 2  # each in a place of its own
+    for name in plots(page):
+        assert f'id="{name}"' in page
+
+
 def test_the_same_run_gives_the_same_page(run: Run, tmp_path: Path) -> None:
     assert page_of(run, tmp_path) == page_of(run, tmp_path)
 

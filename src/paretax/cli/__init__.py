@@ -7,6 +7,7 @@ import sys
 import typer
 
 from paretax.cli import profiling, reading, scoring, searching
+from paretax.cli.saying import say
 from paretax.errors import UsageError
 
 app = typer.Typer(
@@ -32,7 +33,7 @@ def main() -> None:
     try:
         app()
     except UsageError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        say(f"error: {' '.join(str(error).split())}", error=True)
         sys.exit(2)
 
 

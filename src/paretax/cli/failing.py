@@ -6,6 +6,8 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from paretax.cli.saying import say
+
 
 @contextmanager
 def failing_on(*kinds: type[Exception]) -> Iterator[None]:
@@ -13,5 +15,5 @@ def failing_on(*kinds: type[Exception]) -> Iterator[None]:
     try:
         yield
     except kinds as error:
-        print(f"failed: {' '.join(str(error).split())}", file=sys.stderr)
+        say(f"failed: {' '.join(str(error).split())}", error=True)
         sys.exit(1)

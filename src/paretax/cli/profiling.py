@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from paretax.cli.failing import failing_on
+from paretax.cli.saying import say
 from paretax.cli.scoring import FormatOption
 from paretax.cli.searching import TableFormat
 
@@ -24,7 +25,7 @@ def list_profiles(form: FormatOption = TableFormat.table) -> None:
 
     found = [load_profile(name) for name in profile_names()]
     if form is TableFormat.json:
-        print(json.dumps([p.model_dump(mode="json") for p in found], indent=2))
+        say(json.dumps([p.model_dump(mode="json") for p in found], indent=2))
         return
     rows = [
         (
@@ -40,7 +41,7 @@ def list_profiles(form: FormatOption = TableFormat.table) -> None:
         for p in found
     ]
     heads = ["target", "compiler", "latency is", "Top/s", "GB/s", "GiB", "USD/h", "description"]
-    print(tabulate(rows, heads, tablefmt="simple", disable_numparse=True))
+    say(tabulate(rows, heads, tablefmt="simple", disable_numparse=True))
 
 
 @profiles.command()
@@ -55,9 +56,9 @@ def show(
 
     plain = load_profile(name).model_dump(mode="json")
     if form is TableFormat.json:
-        print(json.dumps(plain, indent=2))
+        say(json.dumps(plain, indent=2))
     else:
-        print(yaml.safe_dump(plain, sort_keys=False, width=100).rstrip("\n"))
+        say(yaml.safe_dump(plain, sort_keys=False, width=100).rstrip("\n"))
 
 
 @profiles.command()
@@ -87,9 +88,9 @@ def calibrate(
     with bar("measuring", count) as advance, failing_on(ValueError):
         learned = calibrated(load_profile("cpu"), count, seed, advance)
     write_profile(learned, path)
-    print(
+    say(
         f"{learned.programs} programs measured, {learned.dropped} dropped (disturbed). Latency of "
         f"programs that were held out: median error {100 * learned.median_error:.1f}%, "
         f"80% interval x/{2.718281828 ** (1.2816 * learned.error):.2f}"
     )
-    print(f"written to {path}")
+    say(f"written to {path}")

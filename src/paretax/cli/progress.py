@@ -19,6 +19,8 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 
+from paretax.cli.saying import say
+from paretax.errors import printable
 from paretax.search import Status
 
 
@@ -67,7 +69,7 @@ class Bar:
         """Show a status; what is wrong with the baseline, at once and once."""
         if status.trouble is not None and status.trouble != self._told:
             self._told = status.trouble
-            said = f"{status.trouble}; the search goes on"
+            said = printable(f"{status.trouble}; the search goes on")
             self._bar.console.print(said, markup=False, highlight=False, soft_wrap=True)
         finished = status.done + status.failed + status.rejected + status.stopped
         total = "" if status.total is None else f"/{status.total}"
@@ -93,12 +95,12 @@ class Bar:
         if now - self._said < (1.0 if phase != self._phase else _EVERY):
             return
         self._phase, self._said = phase, now
-        print(f"{phase}: {text}", flush=True)
+        say(f"{phase}: {text}", flush=True)
 
     def __enter__(self) -> Bar:
         self._bar.start()
         if self._lines:
-            print("starting", flush=True)
+            say("starting", flush=True)
         return self
 
     def __exit__(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -10,6 +9,7 @@ from typing import Annotated
 import typer
 
 from paretax.cli.failing import failing_on
+from paretax.cli.saying import say
 
 RunArgument = Annotated[Path, typer.Argument(help="Folder of a run.")]
 ForceOption = Annotated[
@@ -37,7 +37,7 @@ def leaderboard(
     from paretax.results.leaderboard import render
     from paretax.results.run import Run
 
-    print(render(Run.open(run), target, form.value))
+    say(render(Run.open(run), target, form.value))
 
 
 def report(
@@ -49,7 +49,7 @@ def report(
     from paretax.results.run import Run
 
     write_report(Run.open(run), out)
-    print(f"wrote {out}")
+    say(f"wrote {out}")
 
 
 def export(
@@ -80,13 +80,13 @@ def export(
     with failing_on(ExportError, NotReproducedError):
         manifest = export_bundle(opened, trial, device, out, force_data=force_data)
     test = manifest["test"]
-    print(
+    say(
         f"exported trial {trial.number} to {out}: {test['objective']} {test['value']:.4f} on the "
         f"test split (measured through the exported program), "
         f"{manifest['weights']['bytes']} bytes of weights"
     )
     if alike is not None:
-        print(alike)
+        say(alike)
 
 
 def verify(
@@ -103,7 +103,7 @@ def verify(
 
     with failing_on(BrokenBundleError):
         found = verify_bundle(bundle, [path or Path.cwd()])
-    print(
+    say(
         f"verified {bundle}: {found.files} files match their checksums; {found.metric} "
         f"{found.value:.4f} on {found.examples} test examples and {found.size} bytes of weights "
         f"are as the manifest says{found.note and f' ({found.note})'}"
@@ -125,13 +125,13 @@ def reproduce(
 
     opened = Run.open(run)
     found = again(opened, opened.trial(trial), force_data=force_data)
-    print(f"trial {trial}: {found.metric} recorded {found.recorded}, now {found.again}")
+    say(f"trial {trial}: {found.metric} recorded {found.recorded}, now {found.again}")
     if found.equal:
-        print("reproduced exactly")
+        say("reproduced exactly")
         return
     then = {**opened.header["versions"], **opened.header["machine"]}
     now = {**versions(), **machine()}
     changed = [f"{k} was {then[k]!r}, is {now.get(k)!r}" for k in then if then[k] != now.get(k)]
     why = "; ".join(changed) or "versions and machine are those of the run"
-    print(f"failed: not reproduced ({why})", file=sys.stderr)
+    say(f"failed: not reproduced ({why})", error=True)
     raise typer.Exit(1)

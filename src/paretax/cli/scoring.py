@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from paretax.cli.failing import failing_on
+from paretax.cli.saying import say
 from paretax.cli.searching import TableFormat
 from paretax.errors import UsageError
 
@@ -84,7 +85,7 @@ def score(
             }
             for name, form_, (candidate, found) in rows
         ]
-        print(json.dumps(plain[0] if len(plain) == 1 else plain, indent=2))
+        say(json.dumps(plain[0] if len(plain) == 1 else plain, indent=2))
     else:
         for name, form_, (candidate, found) in rows:
             _show(name, form_, candidate, found)
@@ -128,7 +129,7 @@ def _show(task: str, form: Precision | None, candidate: dict[str, Any], found: E
     """One row a target; a letter says how a number was obtained."""
     from tabulate import tabulate
 
-    print(f"{task}{f' in {form}' if form else ''}: {_described(candidate)}")
+    say(f"{task}{f' in {form}' if form else ''}: {_described(candidate)}")
     by_target: dict[str, dict[str, Measurement]] = {}
     for m in found.measurements:
         by_target.setdefault(m.target or "", {})[m.objective] = m
@@ -139,11 +140,11 @@ def _show(task: str, form: Precision | None, candidate: dict[str, Any], found: E
     ]
     heads = ["target", *_COLUMNS.values(), "limited by"]
     right = ("left", *["right"] * len(_COLUMNS), "left")
-    print(tabulate(rows, heads, tablefmt="simple", disable_numparse=True, colalign=right))
+    say(tabulate(rows, heads, tablefmt="simple", disable_numparse=True, colalign=right))
     batch = next((m.detail["batch"] for m in found.measurements if "batch" in m.detail), 1)
     if size is not None:
-        print(f"size {size.value / 1024:.1f} KiB ({size.provenance}), batch {batch}")
-    print("m measured, c compiled for the target, e estimated by the model (80% interval)\n")
+        say(f"size {size.value / 1024:.1f} KiB ({size.provenance}), batch {batch}")
+    say("m measured, c compiled for the target, e estimated by the model (80% interval)\n")
 
 
 def _described(candidate: dict[str, Any]) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shlex
-import sys
 import time
 from enum import StrEnum
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from paretax.cli.failing import failing_on
+from paretax.cli.saying import say
 
 if TYPE_CHECKING:
     from paretax.results import Run
@@ -63,10 +63,10 @@ def search(
     checked = plan(settings, [config.resolve().parent, Path.cwd()])
     folder = out or Path("runs") / config.stem
     if resume and has_events(folder) and Run.open(folder).fingerprint() is None:
-        print(
+        say(
             "note: this run is of an earlier version, which kept no fingerprint of data and code: "
             "that they are the same cannot be checked",
-            file=sys.stderr,
+            error=True,
         )
     start = time.monotonic()
     try:
@@ -86,7 +86,7 @@ def search(
         started = (folder / "journal.jsonl").exists()
         words += ["--resume"] if started else []
         kept = "nothing measured is lost" if started else "nothing was measured yet"
-        print(f"stopped; {kept}. Go on with: {shlex.join(words)}", file=sys.stderr)
+        say(f"stopped; {kept}. Go on with: {shlex.join(words)}", error=True)
         raise typer.Exit(130) from None
     from paretax.results.gains import closing_words
 
@@ -95,12 +95,12 @@ def search(
     failed = sum(t.failure is not None for t in run.trials) - rejected
     stopped = sum(t.stopped is not None for t in run.trials)
     early = f", {stopped} stopped at a rung" if stopped else ""
-    print(
+    say(
         f"{len(run.trials)} trials in {time.monotonic() - start:.0f} s: {fronts}, "
         f"{rejected} rejected, {failed} failed{early}.\nRead it with: {_commands(run)}"
     )
     for said in closing_words(run):
-        print(said)
+        say(said)
 
 
 def _commands(run: Run) -> str:
@@ -138,7 +138,7 @@ def space(
                 "continuous": size.continuous,
             },
         }
-        print(json.dumps(plain, indent=2))
+        say(json.dumps(plain, indent=2))
         return
     rows = [
         (
@@ -149,7 +149,7 @@ def space(
         )
         for p in joint
     ]
-    print(tabulate(rows, ["parameter", "read by", "values", "exists when"], tablefmt="simple"))
+    say(tabulate(rows, ["parameter", "read by", "values", "exists when"], tablefmt="simple"))
     for clause in joint.forbidden:
-        print(f"forbidden: {clause.describe()}")
-    print(f"\n{len(joint)} parameters, {size.describe()}.")
+        say(f"forbidden: {clause.describe()}")
+    say(f"\n{len(joint)} parameters, {size.describe()}.")
