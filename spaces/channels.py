@@ -164,7 +164,7 @@ def channels_of(program: Program) -> Channels:
 
 def _reason(program: Program, leaves: Iterable[int]) -> str:
     reasons = [reason for leaf in leaves if (reason := program.atoms.reason(leaf)) is not None]
-    return next(iter(reasons), "no weight sums over it")
+    return next(iter(reasons), "no other weight is multiplied by its outputs")
 
 
 # What goes ----------------------------------------------------------------------------------------
