@@ -276,9 +276,9 @@ def _without_locations() -> Iterator[None]:
         jax.config.update(setting, before)
 
 
-def _with_error(value: float, error: float | None) -> str:
-    """A value, and one standard error where it is known."""
-    return f"{value:.4f}" + ("" if error is None else f" ± {error:.2g}")
+def _with_error(value: float, error: float | None, unit: str) -> str:
+    """A value, one standard error where it is known, and the unit."""
+    return f"{value:.4f}" + ("" if error is None else f" ± {error:.2g}") + (unit and f" {unit}")
 
 
 def _card(manifest: Mapping[str, Any]) -> str:
@@ -286,14 +286,14 @@ def _card(manifest: Mapping[str, Any]) -> str:
     test, mean = manifest["test"], manifest["final"]
     rows = [
         f"| {test['objective']} (test split, {test['examples']} examples) "
-        f"| {_with_error(test['value'], test['standard_error'])} "
+        f"| {_with_error(test['value'], test['standard_error'], test['unit'])} "
         "| measured, through the exported program |"
     ]
     if mean is not None:
         error = mean["detail"]["standard_error"]
         rows.append(
             f"| {mean['objective']} (validation split, mean over {len(mean['detail']['seeds'])} "
-            f"further seeds) | {_with_error(mean['value'], error)} | measured |"
+            f"further seeds) | {_with_error(mean['value'], error, mean['unit'])} | measured |"
         )
     for m in manifest["measurements"]:
         chosen = ", by which the search chose it" if mean is not None else ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -180,6 +181,18 @@ def test_the_card_has_every_figure_with_how_it_was_obtained(exported: Path, tria
         assert row in card
     assert f"# breast_cancer, trial {trial.number}, for cpu" in card
     assert "| accuracy (test split, 114 examples) |" in card
+
+
+def test_the_card_gives_the_unit_of_every_score(
+    exported: Path,
+) -> None:
+    manifest = json.loads((exported / MANIFEST).read_text("utf-8"))
+    for score in (manifest["test"], manifest["final"]):
+        score |= {"unit": "points", "value": 0.5}
+    card = exporting._card(manifest)
+    rows = [row for row in card.splitlines() if "test split" in row or "further seeds" in row]
+    for row in rows[:2]:
+        assert re.search(r"\| 0\.5000 ± [\d.e-]+ points \|", row), row
 
 
 def test_the_stored_arrays_are_as_narrow_as_they_were_counted(whole: Path) -> None:
