@@ -42,6 +42,21 @@ def left_out(trials: Sequence[Trial]) -> list[str]:
     ]
 
 
+def precisions_lost(trials: Sequence[Trial]) -> list[str]:
+    """A sentence for each share of the bytes of which a precision was asked in vain."""
+    found: dict[str, list[str]] = {}
+    for trial in trials:
+        for one in coverage_of(trial.measurements):
+            if one.whole:
+                share = f"{one.whole / max(1, one.total):.3g}"
+                found.setdefault(share, []).append(str(trial.number))
+    return [
+        f"`precision` counts for nothing where products have integers: {share} of the parameters' "
+        f"bytes (trial{'s' if len(numbers) > 1 else ''} {', '.join(numbers)})."
+        for share, numbers in found.items()
+    ]
+
+
 def card_section(covered: Sequence[Mapping[str, Any]]) -> str:
     """Rows of a Markdown table: what each technique touched, in bytes of the dense model."""
     if not covered:
@@ -50,6 +65,8 @@ def card_section(covered: Sequence[Mapping[str, Any]]) -> str:
     for plain in covered:
         one = Coverage.from_json(plain)
         left = [f"{name}: {x.bytes} ({x.why})" for name, x in one.left.items()]
+        if one.whole:
+            left.append(f"weights of products with integers, which go first: {one.whole}")
         if one.unasked:
             left.append(f"weights of which it was not asked: {one.unasked}")
         if one.small:

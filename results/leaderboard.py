@@ -15,7 +15,7 @@ from tabulate import tabulate
 from paretax.errors import printable
 from paretax.evaluators import Objective, Provenance
 from paretax.results.agreement import model_agreement, parts_agreement
-from paretax.results.coverage import left_out
+from paretax.results.coverage import left_out, precisions_lost
 from paretax.results.final_scores import final, final_losses, standard_error
 from paretax.results.gains import baseline_trouble, gain_name, gains, untested
 from paretax.results.pareto import relative_hypervolume
@@ -56,7 +56,8 @@ def _frames(run: Run, target: str, trials: Sequence[Trial]) -> tuple[pd.DataFram
     import pandas as pd
 
     figures = pd.DataFrame([_figures(run, target, trial) for trial in trials])
-    rows = [dict(trial.candidate) for trial in trials]
+    held = run.others_have
+    rows = [{**({} if trial.baseline else held), **trial.candidate} for trial in trials]
     choices = pd.DataFrame(rows)
     for name in map(str, choices):  # one column of numbers would make 1 and 1.0 one value
         if len({type(row[name]) for row in rows if name in row}) > 1:
@@ -248,6 +249,7 @@ def caption(run: Run, target: str) -> str:
         *([] if volume is None else [f"Hypervolume {volume:.4f} of the first batch's box."]),
         *_agreements(run, target),
         *left_out(run.front(target)),
+        *precisions_lost(run.front(target)),
         *(
             f"From trial {first} on, data or code were others ({', '.join(changed)}): trials "
             "before it do not compare with those after."
@@ -308,7 +310,17 @@ def _against(run: Run, target: str) -> list[str]:
         f"{', '.join(names)}: the gain over trial {baseline.number}, the baseline: the user's own "
         "configuration, dense."
     )
-    return [*([said] if names else []), *([] if trouble is None else [f"But {trouble}."])]
+    alone = [
+        f"{name} {cell(baseline.candidate[name])} (the others {cell(value)})"
+        for name, value in run.others_have.items()
+        if cell(baseline.candidate[name]) != cell(value)
+    ]
+    own = f"Of what the space lacks, the baseline has {', '.join(alone)}."
+    return [
+        *([said] if names else []),
+        *([own] if alone else []),
+        *([] if trouble is None else [f"But {trouble}."]),
+    ]
 
 
 def _device(run: Run, target: str) -> str:

@@ -89,6 +89,11 @@ class Run:
         return next((t for t in self.trials if t.baseline), None)
 
     @property
+    def others_have(self) -> dict[str, Any]:
+        """What all other trials have where the baseline alone gives a value, by name."""
+        return dict(self.header.get("others_have", {}))
+
+    @property
     def task_name(self) -> str:
         """As in the config."""
         return str(self.header["config"]["task"])

@@ -22,13 +22,15 @@ from paretax.search.config import SearchConfig
 from paretax.search.rungs import Rungs
 from paretax.search.samplers import Sampler, make_sampler
 from paretax.spaces import SETTINGS, Candidate, Space, check_space, dimension_of
+from paretax.spaces.coverage import check_precision
 from paretax.spaces.dimensions import choose
-from paretax.spaces.rules import check_rules
+from paretax.spaces.rules import check_rules, setting_of
 from paretax.tasks import load_task
 from paretax.tasks.loading import hold_task, name_of
 from paretax.tasks.outputs import check_distillation
 from paretax.tasks.probing import check_targets
 
+_DRAWS = 200  # candidates that show whether a parameter ever counts
 _MODELS = 8  # random candidates of which one must build before a search starts
 
 
@@ -114,6 +116,9 @@ def plan(config: SearchConfig, search_path: Sequence[Path] = ()) -> Plan:
     if config.baseline is not None:
         _try_baseline(bench, baseline)
     check_rules([p.name for p in space], [model.sites for model in tried])
+    if any(setting_of(p.name) == "precision" for p in space):
+        rng = np.random.default_rng(config.seed)
+        check_precision([space.sample(rng) for _ in range(_DRAWS)], [m.sites for m in tried])
     _rehearse(bench, space, baseline, targets, np.random.default_rng(config.seed))
     if teacher is not None:
         check_teacher(bench, teacher, tuple(tried[0].outputs.shape[1:]))

@@ -7,15 +7,15 @@ asked is told so: which weights, why, and how many bytes of the dense model they
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from paretax.errors import UsageError
 from paretax.spaces.pruning import UNSTRUCTURED
-from paretax.spaces.quantization import FLOAT_BITS, MODEL
-from paretax.spaces.recipe import Recipe, Treatment
-from paretax.spaces.rules import setting_of
+from paretax.spaces.quantization import FLOAT_BITS, MODEL, widths
+from paretax.spaces.recipe import Recipe, Treatment, format_at
+from paretax.spaces.rules import resolve, setting_of
 from paretax.spaces.sites import Site
 
 
@@ -41,6 +41,8 @@ class Coverage:
         touched: bytes of the weights that it changes.
         unasked: bytes of weights that it could change, and was not asked to.
         small: bytes of biases, norms and other parameters of one axis, which no technique changes.
+        whole: bytes of weights of which a precision was asked that counts for nothing, as their
+            products have integers.
         left: the other weights, by name.
     """
 
@@ -48,12 +50,14 @@ class Coverage:
     touched: int
     unasked: int
     small: int
+    whole: int = 0
     left: Mapping[str, Left] = field(default_factory=dict)
 
     @property
     def total(self) -> int:
         """Bytes of all floating-point parameters."""
-        return self.touched + self.unasked + self.small + sum(x.bytes for x in self.left.values())
+        left = sum(x.bytes for x in self.left.values())
+        return self.touched + self.unasked + self.small + self.whole + left
 
     def to_json(self) -> dict[str, Any]:
         """As a journal holds it."""
@@ -72,6 +76,7 @@ _TOUCHES: Mapping[str, Callable[[Treatment], bool]] = {
     "precision": lambda t: not t.as_model,
     "pruning": lambda t: t.sparsity > 0 or t.pattern is not None,
 }
+_INTEGERS = ("quantize", "weight_bits", "activation_bits")
 _SETTINGS: Mapping[str, tuple[str, ...]] = {
     "quantised weights": ("quantize", "weight_bits"),
     "quantised inputs": ("activation_bits",),
@@ -104,16 +109,55 @@ def coverage(
         if not any(_asks(config, setting) for setting in _SETTINGS[technique]):
             continue
         touched = sum(size[n] for n in sites if touches(recipe.treatments[n]))
+        lost = lost_precisions(config, sites) if technique == "precision" else []
+        whole = sum(size[n] for n in lost)
         found.append(
             Coverage(
                 technique=technique,
                 touched=touched,
-                unasked=sum(size[n] for n in sites) - touched,
+                unasked=sum(size[n] for n in sites) - touched - whole,
                 small=small,
+                whole=whole,
                 left=left,
             )
         )
     return found
+
+
+def asked_precisions(config: Mapping[str, Any], sites: Mapping[str, Site]) -> list[str]:
+    """The sites of which a candidate asks for a precision that is not the model's."""
+    asked = resolve("precision", config, MODEL, sites)
+    return [n for n, site in sites.items() if not format_at(site, str(asked[n]))[1]]
+
+
+def lost_precisions(config: Mapping[str, Any], sites: Mapping[str, Site]) -> list[str]:
+    """Those among them whose products have integers, which go first."""
+    bits = widths(config, sites)
+    return [n for n in asked_precisions(config, sites) if min(bits[n]) < FLOAT_BITS]
+
+
+def check_precision(
+    candidates: Sequence[Mapping[str, Any]], models: Sequence[Mapping[str, Site]]
+) -> None:
+    """Refuse a precision that counts for nothing in any candidate that asks for one.
+
+    Args:
+        candidates: some of a space, or one alone.
+        models: the sites of each of some models.
+
+    Raises:
+        UsageError: integers go first wherever a precision is asked for.
+    """
+    pairs = [(c, sites) for c in candidates for sites in models]
+    asked = [len(asked_precisions(*pair)) for pair in pairs]
+    if any(asked) and asked == [len(lost_precisions(*pair)) for pair in pairs]:
+        first = next(c for (c, _), count in zip(pairs, asked, strict=True) if count)
+        given = {n: v for n, v in first.items() if setting_of(n) in _INTEGERS}
+        raise UsageError(
+            f"`precision` is that of products without integers, and {given} makes integers of "
+            "all that it is asked for: leave `precision` out, or give it where there are none, as "
+            "with `when: {quantize: false}` or precision@SITES"
+        )
 
 
 def check_coverage(

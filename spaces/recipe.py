@@ -114,7 +114,7 @@ class Recipe:
             )
         treatments = {}
         for name, site in sites.items():
-            precision, as_model = _precision(site, str(precisions[name]))
+            precision, as_model = format_at(site, str(precisions[name]))
             length = group_length(site, whole["weight_scales"], int(whole["group_size"]))
             quantized = min(bits[name]) < FLOAT_BITS
             if bits[name][0] == FLOAT_BITS and (quantized or precision != "float8"):
@@ -189,7 +189,7 @@ class Recipe:
         return {name: self.treatments[name].count(site.size) for name, site in sites.items()}
 
 
-def _precision(site: Site, asked: str) -> tuple[str, bool]:
+def format_at(site: Site, asked: str) -> tuple[str, bool]:
     """The format that is asked for, and whether the model is so already."""
     if asked == MODEL or {site.dtype, *site.dtypes} == {asked}:
         return site.dtype, True

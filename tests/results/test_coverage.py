@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from paretax.errors import UsageError
-from paretax.evaluators import Workbench
+from paretax.evaluators import AccuracyEvaluator, Workbench
 from paretax.results import Run, export_bundle, load_bundle, verify_bundle
-from paretax.results.coverage import card_section, left_out
+from paretax.results.coverage import card_section, left_out, precisions_lost
 from paretax.results.leaderboard import render
 from paretax.search import parse_config, plan, run_search
 from paretax.spaces.coverage import Coverage, Left, coverage
@@ -114,6 +114,85 @@ def test_what_was_not_asked_for_is_told_apart() -> None:
     (one,) = coverage(config, Recipe.of(config, found.sites), found.sites, found.others, params)
     assert (one.touched, one.unasked, one.small, one.left) == (64, 32, 8, {})
     assert coverage({}, Recipe.plain(found.sites), found.sites, found.others, params) == []
+
+
+PRECISIONS = {
+    "everywhere": ({"precision": "bfloat16", "weight_bits": 4}, 0, 0, 96),
+    "one side": ({"precision": "bfloat16", "activation_bits": 8}, 0, 0, 96),
+    "at one site": ({"precision": "bfloat16", "weight_bits@first": 4}, 32, 0, 64),
+    "by a rule": ({"precision@last": "float8", "quantize": True}, 0, 64, 32),
+    "nowhere": ({"precision": "bfloat16", "quantize": False, "weight_bits": 4}, 96, 0, 0),
+    "the model's own": ({"precision": "float32", "quantize": True}, 0, 96, 0),
+}
+
+
+@pytest.mark.parametrize("case", PRECISIONS)
+def test_integers_go_before_a_precision_and_it_is_told(case: str) -> None:
+    config, touched, unasked, whole = PRECISIONS[case]
+    params = {"u": jnp.ones((4, 4)), "w": jnp.ones((4, 2))}
+    sites = find_weights(lambda p, s, x: x @ p["u"] @ p["w"], params, {}, jnp.ones((3, 4))).sites
+    found = {c.technique: c for c in coverage(config, Recipe.of(config, sites), sites, {}, params)}
+    one = found["precision"]
+    assert (one.touched, one.unasked, one.whole, one.total) == (touched, unasked, whole, 96)
+    assert Coverage.from_json(json.loads(json.dumps(one.to_json()))) == one
+    said = f"weights of products with integers, which go first: {whole}"
+    assert (said in card_section([one.to_json()])) == (whole > 0)
+
+
+QUANTIZE = {"type": "categorical", "choices": [True, False]}
+BOTH = {"type": "categorical", "choices": ["model", "bfloat16"]}
+
+
+@pytest.mark.parametrize(
+    ("asked", "lost"),
+    [
+        ({"precision": "bfloat16", "quantize": True}, True),
+        ({"precision": BOTH, "weight_bits": {"type": "int", "low": 2, "high": 8}}, True),
+        ({"precision@first": "float8", "weight_bits": 4}, True),
+        ({"precision": BOTH, "quantize": QUANTIZE}, False),
+        ({"precision": {**BOTH, "when": {"quantize": False}}, "quantize": QUANTIZE}, False),
+        ({"precision": "bfloat16", "weight_bits@last": 4}, False),
+        ({"precision": "float32", "quantize": True}, False),
+    ],
+    ids=str,
+)
+def test_a_space_in_which_a_precision_never_counts_is_refused(
+    asked: dict[str, Any], lost: bool
+) -> None:
+    config = {
+        "task": "digits",
+        "objectives": ["accuracy", "size"],
+        "space": {"epochs": 1, **asked},
+        "budget": {"trials": 2},
+    }
+    if not lost:
+        plan(parse_config(config, "the config"))
+        return
+    with pytest.raises(UsageError, match=r"`precision` is that of products without .* `when"):
+        plan(parse_config(config, "the config"))
+
+
+def test_twins_of_a_joint_space_train_alike_and_the_leaderboard_says_so(tmp_path: Path) -> None:
+    config = {
+        "task": "breast_cancer",
+        "objectives": ["accuracy", "size"],
+        "executor": "inline",
+        "sampler": "grid",
+        "budget": {"trials": 5},
+        "final_seeds": 0,
+        "space": {"epochs": 2, "width": 4, "quantize": QUANTIZE, "precision": BOTH},
+    }
+    run = run_search(plan(parse_config(config, "the config")), tmp_path / "run")
+    chosen = {(t.candidate["quantize"], t.candidate["precision"]): t for t in run.trials}
+    evaluator = AccuracyEvaluator(run.workbench())
+    again = {key: evaluator.evaluate(t.candidate, 3).measurements for key, t in chosen.items()}
+    sizes = {key: t.measurements[0].value for key, t in chosen.items()}
+    assert again[True, "model"][0].value == again[True, "bfloat16"][0].value
+    assert sizes[True, "model"] == sizes[True, "bfloat16"]
+    assert sizes[False, "model"] > sizes[False, "bfloat16"]
+    (said,) = precisions_lost(run.trials)
+    number = chosen[True, "bfloat16"].number
+    assert said.endswith(f"of the parameters' bytes (trial {number}).")
 
 
 def test_nothing_left_is_nothing_told() -> None:

@@ -100,9 +100,12 @@ def score(
 def _score(
     task: str, chosen: dict[str, Any], targets: tuple[Any, ...]
 ) -> tuple[dict[str, Any], Evaluation]:
+    from paretax.evaluators import Workbench
     from paretax.evaluators.objectives import COST_NAMES
     from paretax.search.worker import Worker, WorkerSpec
     from paretax.spaces import SETTINGS, Candidate, check_space, parse_space
+    from paretax.spaces.coverage import check_precision
+    from paretax.spaces.rules import setting_of
     from paretax.tasks import load_task
 
     loaded = load_task(task, [Path.cwd()])
@@ -111,6 +114,8 @@ def _score(
     if candidate:
         held = parse_space(candidate)
         check_space(held, SETTINGS, loaded.defaults, loaded.name)
+    if any(setting_of(name) == "precision" for name in candidate):
+        check_precision([candidate], [Workbench(loaded).prepared(candidate).sites])
     spec = WorkerSpec(task=task, search_path=(str(Path.cwd()),), targets=targets, wanted=COST_NAMES)
     return candidate, Worker(spec).score(Candidate(candidate), seed=0)
 
