@@ -61,6 +61,15 @@ def make_baseline(space: Space, task: Task, given: Mapping[str, Value] | None = 
     return Candidate({**given, **chosen})
 
 
+def others_have(space: Space, task: Task, baseline: Candidate) -> dict[str, Value]:
+    """What all other candidates have where the baseline alone gives a value: the defaults."""
+    return {
+        name: task.defaults[name] if name in task.defaults else BY_NAME[name].default
+        for name in baseline
+        if name not in space
+    }
+
+
 def is_within(space: Space, candidate: Candidate) -> bool:
     """Whether a candidate is one of a space's, so that a sampler can learn from it."""
     try:

@@ -13,6 +13,7 @@ from paretax.evaluators.runtime import machine, versions
 from paretax.results.fingerprint import check_fingerprint, differences
 from paretax.results.journal import FORMAT, has_events
 from paretax.results.run import Run
+from paretax.search.baseline import others_have
 from paretax.search.finishing import to_repeat
 from paretax.search.planning import Plan
 
@@ -73,6 +74,7 @@ def header(plan: Plan) -> dict[str, Any]:
         "paretax": versions().get("paretax"),
         "machine": machine(),
         "fingerprint": plan.fingerprint,
+        "others_have": others_have(plan.space, plan.bench.task, plan.baseline),
     }
 
 

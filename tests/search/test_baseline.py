@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from paretax.errors import UsageError
-from paretax.search.baseline import is_within, make_baseline
+from paretax.search.baseline import is_within, make_baseline, others_have
 from paretax.spaces import parse_space
 from paretax.tasks import Task, load_task
 
@@ -124,6 +124,13 @@ def test_values_that_the_user_gives_go_first(task: Task) -> None:
     assert dict(found) == {**USUAL, **given}
     assert not is_within(space, found)
     assert dict(make_baseline(space, task, {"sparsity": 0})) == USUAL
+
+
+def test_what_others_have_instead_of_its_own_are_the_defaults(task: Task) -> None:
+    space = parse_space({"epochs": 7, "learning_rate": 0.1})
+    found = make_baseline(space, task, {"width": 256, "optimizer": "sgd", "learning_rate": 0.2})
+    assert others_have(space, task, found) == {"width": 16, "optimizer": "adamw"}
+    assert others_have(space, task, make_baseline(space, task)) == {}
 
 
 def test_a_combination_that_is_forbidden_lies_outside(task: Task) -> None:

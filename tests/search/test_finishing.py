@@ -13,6 +13,7 @@ import pytest
 from paretax.evaluators import Evaluation, Failure, Measurement, Provenance, Reason
 from paretax.results import Run, read_events, render
 from paretax.results.final_scores import further_seeds
+from paretax.results.leaderboard import table_cells
 from paretax.search import Status, parse_config, plan, run_search
 from paretax.search.samplers.nsga2 import NSGA2Sampler
 from paretax.search.worker import Worker
@@ -84,6 +85,21 @@ def test_a_search_begins_with_the_users_own_configuration(tmp_path: Path) -> Non
     own = search(tmp_path / "own", baseline={"width": 40, "optimizer": "sgd"})
     assert own.trials[0].candidate["width"] == 40
     assert own.trials[0].candidate["optimizer"] == "sgd"
+
+
+def test_what_the_baseline_alone_has_is_told_with_what_the_others_have(tmp_path: Path) -> None:
+    run = search(tmp_path / "run", baseline={"batch_size": 16, "optimizer": "adamw"})
+    assert run.others_have == {"batch_size": 128, "optimizer": "adamw"}
+    text = " ".join(render(run, None, "table").split())
+    assert "Of what the space lacks, the baseline has batch_size 16 (the others 128)." in text
+    headers, rows = table_cells(run, "cpu")
+    shown = {row[0]: (row[headers.index("batch_size")], row[-1]) for row in rows}
+    assert headers[-1] == "optimizer"
+    assert shown.pop("0 (baseline)") == ("16", "adamw")
+    assert set(shown.values()) == {("128", "adamw")}
+    plain = search(tmp_path / "plain")
+    assert plain.others_have == {}
+    assert "the space lacks" not in render(plain, None, "table")
 
 
 def test_limits_and_rungs_do_not_keep_it_from_being_trained(tmp_path: Path) -> None:
