@@ -175,9 +175,22 @@ def _guarded(
         exhausted = isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)
         reason = Reason.OUT_OF_MEMORY if exhausted else Reason.COMPILE_ERROR
         failure = Failure(reason=reason, message=described(error))
-    except Exception as error:  # noqa: BLE001  the task's code may raise anything
+    except (Exception, SystemExit, GeneratorExit) as error:
+        if _is_told_to_end(error):
+            raise
         failure = Failure(reason=Reason.BUILD_ERROR, message=described(error))
     seconds = time.perf_counter() - start
     return Evaluation(
         failure=Failure(reason=failure.reason, message=f"{failure.message} (after {seconds:.1f} s)")
     )
+
+
+def _is_told_to_end(error: BaseException) -> bool:
+    """Whether an exception is Ray's, whose worker was told to end, and not of the task's code."""
+    trace = error.__traceback__
+    while trace is not None:
+        module = str(trace.tb_frame.f_globals.get("__name__", ""))
+        if isinstance(error, SystemExit) and module.partition(".")[0] == "ray":
+            return True
+        trace = trace.tb_next
+    return False

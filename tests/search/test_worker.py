@@ -164,6 +164,9 @@ def test_a_worker_goes_on_after_a_failure(picky: Worker) -> None:
         (UsageError("the rule, the value"), Reason.BUILD_ERROR),
         (TypeError("a bad shape"), Reason.BUILD_ERROR),
         (KeyError("name"), Reason.BUILD_ERROR),
+        (StopIteration(), Reason.BUILD_ERROR),
+        (GeneratorExit(), Reason.BUILD_ERROR),
+        (SystemExit(3), Reason.BUILD_ERROR),
     ],
     ids=repr,
 )
@@ -172,7 +175,7 @@ def test_what_an_evaluator_raises_becomes_a_reason(
     worker: Worker,
     monkeypatch: pytest.MonkeyPatch,
     method: str,
-    error: Exception,
+    error: BaseException,
     reason: Reason,
 ) -> None:
     def evaluate(self: object, candidate: Mapping[str, Any], seed: int) -> Evaluation:
@@ -194,15 +197,28 @@ def test_what_an_evaluator_raises_becomes_a_reason(
     assert [m.objective for m in evaluation.measurements] == kept
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(3)], ids=repr)
+def told_to_end(signal: int) -> None:
+    """What Ray has a worker do on SIGTERM."""
+    exec("raise SystemExit(signal)", {"__name__": "ray._private.worker", "signal": signal})
+
+
+def interrupted(signal: int) -> None:
+    """Ctrl-C."""
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    ("end", "error"), [(interrupted, KeyboardInterrupt), (told_to_end, SystemExit)]
+)
 def test_an_interruption_is_no_failure(
-    worker: Worker, monkeypatch: pytest.MonkeyPatch, error: BaseException
+    worker: Worker, monkeypatch: pytest.MonkeyPatch, end: Any, error: type[BaseException]
 ) -> None:
     def evaluate(self: object, candidate: Mapping[str, Any], seed: int) -> Evaluation:
-        raise error
+        end(15)
+        raise AssertionError("it went on")
 
     monkeypatch.setattr(MeasuredEvaluator, "evaluate", evaluate)
-    with pytest.raises(type(error)):
+    with pytest.raises(error):
         worker.score(SMALL, 0)
 
 
