@@ -6,11 +6,14 @@ import importlib.util
 import logging
 import os
 import re
+import signal
 import socket
+import threading
 import time
 import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -42,6 +45,7 @@ from paretax.tasks.loading import OBJECT
 
 _ATTEMPTS = 2  # how often an evaluation is tried whose worker is lost
 _RAISED = re.compile(r"[A-Za-z_][\w.]*(Error|Exception|Exit|Interrupt)\b")  # ends a traceback
+_STARTS = 5  # how often a worker is started that is killed before it has loaded
 _START_SECONDS = 300.0  # for a worker to load JAX and the task's data
 
 
@@ -89,7 +93,7 @@ class RayExecutor:
                 where = f"worker with an accelerator of type {target.accelerator_type!r}"
                 self._wait_for([self._devices[target.profile.name]], where)
             self._actors = [self._actor(i) for i in range(self._count)]
-            self._wait_for(self._actors)
+            self._await_workers(range(self._count))
         except BaseException:
             self.__exit__(None, None, None)
             raise
@@ -121,6 +125,25 @@ class RayExecutor:
         except RayActorError as error:
             raise UsageError(f"the workers do not start: {_reason(error)}") from error
 
+    def _await_workers(self, indices: Sequence[int]) -> None:
+        """Until these workers have loaded; where one is killed meanwhile, they start again.
+
+        Raises:
+            UsageError: as `_wait_for`, or they were killed `_STARTS` times.
+        """
+        for attempt in range(1, _STARTS + 1):
+            try:
+                self._wait_for([self._actors[i] for i in indices])
+                return
+            except UsageError as error:
+                cause = error.__cause__
+                killed = isinstance(cause, RayActorError) and not cause.actor_init_failed
+                if not killed or attempt == _STARTS:
+                    raise
+            for i in indices:
+                ray.kill(self._actors[i])
+                self._actors[i] = self._actor(i)
+
     def _start_ray(self) -> None:
         apply_worker_environment()  # which workers on this machine inherit
         logging.getLogger("ray").setLevel(logging.ERROR)
@@ -130,7 +153,7 @@ class RayExecutor:
             "logging_level": logging.ERROR,
             "namespace": "paretax",
         }
-        with warnings.catch_warnings():
+        with _signals_kept(), warnings.catch_warnings():
             # JAX warns of any fork in its process; Ray forks only to start programs at once.
             warnings.filterwarnings("ignore", r"os\.fork\(\) was called", RuntimeWarning)
             if self._address is None:
@@ -230,6 +253,8 @@ class RayExecutor:
                 except RayError as error:
                     del running[stream]
                     lost = self._lose(batch, free)
+                    if lost is None:
+                        continue
                     if attempts[lost.trial] < _ATTEMPTS:
                         attempts[lost.trial] += 1
                         dealer.add_single(lost)
@@ -243,13 +268,13 @@ class RayExecutor:
                     yield batch.left.popleft().trial, evaluation
             yield from self._expired(running, free)
 
-    def _lose(self, batch: _Batch, free: deque[int]) -> Call:
+    def _lose(self, batch: _Batch, free: deque[int]) -> Call | None:
         """Replace a batch's worker; its other calls are dealt again, one by one.
 
         Returns:
-            The call that the worker was at.
+            The call that the worker was at; None where it had come to the end of all.
         """
-        lost = batch.left.popleft()
+        lost = batch.left.popleft() if batch.left else None
         for call in batch.left:
             self._dealer.add_single(call)
         self._replace(batch.worker)
@@ -261,7 +286,7 @@ class RayExecutor:
         ray.kill(self._actors[index])
         self._actors[index] = self._actor(index)
         self._dealer.forget(index)
-        self._wait_for([self._actors[index]])
+        self._await_workers([index])
 
     def _patience(self, running: Iterable[_Batch]) -> float | None:
         """Seconds until the first running call times out; None where none can."""
@@ -288,6 +313,7 @@ class RayExecutor:
             if now >= self._late(batch) and not ray.wait([stream], timeout=0)[0]:
                 del running[stream]
                 lost = self._lose(batch, free)
+                assert lost is not None  # it has calls left
                 message = f"it took longer than {self._trial_seconds:g} s"
                 yield lost.trial, _failed(Reason.TIMEOUT, message)
 
@@ -299,6 +325,18 @@ class _Batch:
     left: deque[Call]
     worker: int
     since: float
+
+
+@contextmanager
+def _signals_kept() -> Iterator[None]:
+    """Put back what SIGTERM does: Ray's own way ends the process with a stack of C++."""
+    main = threading.current_thread() is threading.main_thread()
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if main and before is not None:
+            signal.signal(signal.SIGTERM, before)
 
 
 def _check_reachable(address: str) -> None:

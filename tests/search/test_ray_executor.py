@@ -10,10 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
 
 from paretax.errors import UsageError
 from paretax.results import Run
 from paretax.search import load_config, parse_config, plan, run_search
+from paretax.search.executors.protocol import Call
+from paretax.search.executors.ray import RayExecutor
+from paretax.search.worker import WorkerSpec
+from paretax.spaces import Candidate
 
 pytestmark = pytest.mark.slow
 
@@ -58,6 +63,70 @@ def test_a_worker_that_dies_costs_its_own_trial_alone(tmp_path: Path) -> None:
     check_only_the_bad_one_failed(run, "worker_lost")
     (message,) = (t.failure.message for t in run.trials if t.failure is not None)
     assert "died 2 times" in message
+
+
+@pytest.fixture
+def executor() -> Iterator[RayExecutor]:
+    """Two workers of a task that is quick."""
+    spec = WorkerSpec(task="breast_cancer", search_path=(), targets=(), wanted=("size",))
+    with RayExecutor(spec, workers=2) as found:
+        yield found
+
+
+def calls(first: int, count: int) -> list[Call]:
+    candidates = [Candidate({"width": width, "epochs": 1}) for width in range(1, count + 1)]
+    return [
+        Call(kind="score", trial=first + i, candidate=c, seed=0, signature=str(i))
+        for i, c in enumerate(candidates)
+    ]
+
+
+def test_workers_that_are_killed_while_they_start_are_started_again(
+    executor: RayExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start, killed = RayExecutor._actor, 0
+
+    def start_and_kill(self: RayExecutor, index: int) -> Any:
+        nonlocal killed
+        actor = start(self, index)
+        if killed < 3:  # of the next ones
+            killed += 1
+            ray.kill(actor)
+        return actor
+
+    monkeypatch.setattr(RayExecutor, "_actor", start_and_kill)
+    ray.kill(executor._actors[1])
+    found = dict(executor.run(calls(0, 8)))
+    assert sorted(found) == list(range(8))
+    assert all(evaluation.failure is None for evaluation in found.values())
+    assert killed == 3
+    monkeypatch.setattr(
+        RayExecutor, "_actor", lambda self, i: (a := start(self, i), ray.kill(a))[0]
+    )
+    with pytest.raises(UsageError, match="the workers do not start"):
+        executor._replace(0)
+
+
+def test_a_worker_that_dies_after_its_last_call_costs_nothing(
+    executor: RayExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = RayExecutor._lose
+    ended: list[Any] = []
+
+    def noted(self: RayExecutor, batch: Any, free: Any) -> Any:
+        ended.append(run(self, batch, free))
+        return ended[-1]
+
+    monkeypatch.setattr(RayExecutor, "_lose", noted)
+    found = {}
+    for trial, evaluation in executor.run(calls(0, 1)):
+        found[trial] = evaluation
+        for actor in executor._actors:
+            ray.kill(actor)  # before its stream has ended
+    assert set(found) == {0}
+    assert found[0].failure is None
+    assert ended in ([], [None])  # Ray may have ended the stream before
+    assert len(dict(executor.run(calls(1, 4)))) == 4
 
 
 def test_a_trial_that_takes_too_long_is_stopped(tmp_path: Path) -> None:
