@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import shlex
 import time
+from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from paretax.cli.failing import failing_on
+from paretax.cli.failing import ended_once, failing_on, leave
 from paretax.cli.saying import say
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ def search(
         )
     start = time.monotonic()
     try:
-        with failing_on(SearchError), Bar() as bar:
+        with ended_once(), failing_on(SearchError), Bar() as bar:
             run = run_search(
                 checked,
                 folder,
@@ -79,15 +80,16 @@ def search(
                 address=address,
                 progress=bar,
             )
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         words = ["paretax", "search", str(config), "--out", str(folder)]
         for option, value in (("trials", trials), ("workers", workers), ("address", address)):
             words += [] if value is None else [f"--{option}", str(value)]
         started = (folder / "journal.jsonl").exists()
         words += ["--resume"] if started else []
         kept = "nothing measured is lost" if started else "nothing was measured yet"
-        say(f"stopped; {kept}. Go on with: {shlex.join(words)}", error=True)
-        raise typer.Exit(130) from None
+        with suppress(OSError):  # the terminal may be gone
+            say(f"stopped; {kept}. Go on with: {shlex.join(words)}", error=True, flush=True)
+        leave(error)
     from paretax.results.gains import closing_words
 
     fronts = ", ".join(f"{len(run.front(t))} on the front of {t}" for t in run.targets)
