@@ -32,7 +32,7 @@ class Drawn:
     """A model and what is done to it.
 
     Args:
-        number: that it was drawn from.
+        place: what it was drawn from: (number of the model, set of techniques, their numbers).
         system: nnx, linen or pair.
         dtypes: a key of the table above.
         layers: its blocks, in order.
@@ -40,7 +40,7 @@ class Drawn:
         candidate: what is asked for.
     """
 
-    number: int
+    place: tuple[int, int, int]
     system: str
     dtypes: str
     layers: tuple[Made, ...]
@@ -70,7 +70,9 @@ class Drawn:
         chosen = self.candidate
         table = name.endswith("/embedding") and "/table/" not in name
         wide = chosen.get("quantize") is True
-        whole = chosen.get(f"weight_bits@{name}", chosen.get("weight_bits", 8 if wide else None))
+        whole = chosen.get("weight_bits", 8 if wide else None)
+        if name == self.weights[-1]:
+            whole = chosen.get("weight_bits@last", whole)
         inputs = chosen.get("activation_bits", 8 if wide else None)
         precision = chosen.get("precision")
         return Asked(
@@ -85,23 +87,36 @@ class Drawn:
     def words(self) -> str:
         """What a failure says."""
         layers = ", ".join(layer.kind for layer in self.layers)
-        return f"draw {self.number}: {self.system}, {self.dtypes}: {layers}; {self.candidate}"
+        place = ".".join(map(str, self.place))
+        return f"draw {place}: {self.system}, {self.dtypes}: {layers}; {self.candidate}"
 
 
 def _prefix(system: str, place: int) -> str:
     return f"layers/{place}" if system == "nnx" else f"b{place}"
 
 
-def draw(system: str, number: int) -> Drawn:
-    """The model, in one of nnx, linen and pair, and the candidate of a number."""
+def draw(system: str, number: int, techniques: int = 0, numbers: int = 0) -> Drawn:
+    """A model, and what is done to it.
+
+    Args:
+        system: in which the model is written: nnx, linen or pair.
+        number: of the model.
+        techniques: which set of techniques.
+        numbers: which widths, shares and rates they have; programs are the same for all.
+    """
     rng = np.random.default_rng([number, *system.encode()])
     dtypes = "float32"
     if system != "pair" and rng.random() < 0.3:
         dtypes = str(rng.choice([name for name in _DTYPES if name != "float32"]))
     start = str(rng.choice(["table", "image", "sequence", "tokens"]))
     layers = tuple(_layers(rng, system, start))
+    if techniques:
+        rng = np.random.default_rng([number, techniques, *system.encode()])
+    candidate = _candidate(rng, start)
+    if numbers:
+        candidate |= _numbers(np.random.default_rng([number, techniques, numbers]), candidate)
     return Drawn(
-        number=number,
+        place=(number, techniques, numbers),
         system=system,
         dtypes=dtypes,
         layers=layers,
@@ -111,7 +126,7 @@ def draw(system: str, number: int) -> Drawn:
             build=_builder(system, layers, _DTYPES[dtypes]),
             defaults={},
         ),
-        candidate=_candidate(rng, start),
+        candidate=candidate,
     )
 
 
@@ -279,4 +294,18 @@ def _candidate(rng: np.random.Generator, start: str) -> dict[str, Any]:
         found["channel_sparsity"] = float(rng.choice([0.25, 0.5]))
     if start == "table" and rng.random() < 0.25:
         found["normalization"] = "standard"
+    return found
+
+
+def _numbers(rng: np.random.Generator, candidate: Mapping[str, Any]) -> dict[str, Any]:
+    """Other numbers for the techniques of a candidate; its programs serve them all."""
+    ways: Mapping[str, Callable[[], Any]] = {
+        "learning_rate": lambda: round(10 ** rng.uniform(-3, -1), 6),
+        "weight_bits": lambda: int(rng.integers(2, 9)),
+        "activation_bits": lambda: int(rng.integers(2, 9)),
+        "sparsity": lambda: round(rng.uniform(0.05, 0.95), 3),
+    }
+    found = {name: way() for name, way in ways.items() if name in candidate}
+    if "weight_bits" in candidate and rng.random() < 0.4:
+        found["weight_bits@last"] = int(rng.integers(2, 9))
     return found
