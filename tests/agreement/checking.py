@@ -54,14 +54,20 @@ def agree(drawn: Drawn, readings: Readings) -> str:
     Returns:
         What came of it: "equal", "equal where float64 tells", or "refused: WHY".
     """
-    bench = readings.bench
     try:
         weights = readings.trained(drawn)
     except UsageError as error:
         return f"refused: {error}"
+    sites = readings.bench.deployed(drawn.candidate).sites
+    assert set(drawn.weights) <= set(sites), "a weight that no technique reaches"
+    check_pruning(drawn, sites, weights)
+    return compare(drawn, readings, weights)
+
+
+def compare(drawn: Drawn, readings: Readings, weights: Mapping[str, Array]) -> str:
+    """Hold the three readings of trained weights against each other; see `agree`."""
+    bench = readings.bench
     model = bench.deployed(drawn.candidate)
-    assert set(drawn.weights) <= set(model.sites), "a weight that no technique reaches"
-    check_pruning(drawn, model.sites, weights)
     scored = readings.scored(drawn, weights)
     exported, size = readings.exported(drawn, weights)
     pruned = {n: int((~mask).sum()) for n, mask in readings.kept(model, weights).items()}

@@ -123,7 +123,7 @@ def draw(system: str, number: int, techniques: int = 0, numbers: int = 0) -> Dra
         task=classification(
             f"drawn{number}",
             load=lambda: _data(number, start),
-            build=_builder(system, layers, _DTYPES[dtypes]),
+            build=builder(system, layers, _DTYPES[dtypes]),
             defaults={},
         ),
         candidate=candidate,
@@ -201,7 +201,8 @@ def _choices(rng: np.random.Generator, shape: Shape) -> list[Made]:
     return many
 
 
-def _builder(system: str, layers: Sequence[Made], types: dict[str, Any]) -> Callable[..., Any]:
+def builder(system: str, layers: Sequence[Made], types: dict[str, Any]) -> Callable[..., Any]:
+    """What a task of these layers builds; `types`: dtypes of the modules."""
     if system == "nnx":
         return lambda config, rngs: _Nnx(layers, types, rngs)
     if system == "linen":
