@@ -31,18 +31,19 @@ def main() -> int:
     warnings.simplefilter("error")
     counted: Counter[str] = Counter()
     start = time.process_time()
-    for first in range(given.first, given.end, BLOCK):
-        models = range(first, min(first + BLOCK, given.end))
-        for drawn, found in outcomes(given.system, models, given.techniques, given.numbers):
+    for model in range(given.first, given.end):
+        alone = range(model, model + 1)
+        for drawn, found in outcomes(given.system, alone, given.techniques, given.numbers):
             kind = "failed" if isinstance(found, Exception) else found.partition(":")[0]
             counted[kind] += 1
             if kind == "failed":
                 print(f"FAILED {drawn.words}: {type(found).__name__}: {found}", flush=True)
             elif kind == "refused":
                 print(f"{found} | {drawn.words}", flush=True)
-        jax.clear_caches()
         seconds = time.process_time() - start
-        print(f"to model {models[-1]}: {dict(counted)}, {seconds:.0f} CPU seconds", flush=True)
+        print(f"to model {model}: {dict(counted)}, {seconds:.0f} CPU seconds", flush=True)
+        if model % BLOCK == BLOCK - 1:
+            jax.clear_caches()
     return 1 if counted["failed"] else 0
 
 
