@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from tests.agreement.made import Made, Params, Shape, biased, normal
+from tests.agreement.made import Made, Params, Run, Shape, biased, in_linen, in_nnx, normal
 from tests.agreement.reference import Array, Reference, dense, sigmoid
 
 
@@ -125,74 +125,50 @@ FORMS = tuple(_FORMS)
 
 def residual(shape: Shape) -> Made:
     """A dense layer around which its input goes as well."""
-    inner = plain_dense(shape, shape[-1])
-
-    class Nnx(nnx.Module):
-        def __init__(self, rngs: nnx.Rngs, **types: Any) -> None:
-            assert inner.nnx is not None
-            self.inner = inner.nnx(rngs, **types)
-
-        def __call__(self, x: jax.Array) -> jax.Array:
-            return x + self.inner(x)
-
-    class Linen(linen.Module):
-        types: Any = None
-
-        @linen.compact
-        def __call__(self, x: jax.Array) -> jax.Array:
-            assert inner.linen is not None
-            return x + inner.linen("inner", **dict(self.types))(x)
-
-    assert inner.init is not None
-    assert inner.apply is not None
-    init, apply = inner.init, inner.apply
-    return Made(
-        kind="residual dense",
-        out=shape,
-        weights=("inner/kernel",),
-        naive=lambda ref, prefix, x: ref.cast(ref.cast(x) + inner.naive(ref, f"{prefix}/inner", x)),
-        nnx=lambda rngs, **types: Nnx(rngs, **types),
-        linen=lambda name, **types: Linen(types=tuple(types.items()), name=name),
-        init=lambda key: {"inner": init(key)},
-        apply=lambda p, x: x + apply(p["inner"], x),
+    return _around(
+        shape,
+        "residual dense",
+        run=lambda layer, x: x + layer(x),
+        naive=lambda ref, layer, x: ref.cast(ref.cast(x) + layer(x)),
     )
 
 
 def twice(shape: Shape) -> Made:
     """One dense layer that is used twice, with a rectifier between."""
+    return _around(
+        shape,
+        "dense used twice",
+        run=lambda layer, x: layer(jax.nn.relu(layer(x))),
+        naive=lambda ref, layer, x: layer(np.maximum(layer(x), 0)),
+    )
+
+
+def _around(
+    shape: Shape, kind: str, run: Run, naive: Callable[[Reference, Any, Array], Array]
+) -> Made:
+    """A dense layer inside a module of its own.
+
+    Args:
+        shape: before and after it.
+        kind: in words.
+        run: (layer, x) -> x.
+        naive: (reference, layer, x) -> x, in NumPy.
+    """
     inner = plain_dense(shape, shape[-1])
-
-    class Nnx(nnx.Module):
-        def __init__(self, rngs: nnx.Rngs, **types: Any) -> None:
-            assert inner.nnx is not None
-            self.inner = inner.nnx(rngs, **types)
-
-        def __call__(self, x: jax.Array) -> jax.Array:
-            return self.inner(jax.nn.relu(self.inner(x)))
-
-    class Linen(linen.Module):
-        types: Any = None
-
-        @linen.compact
-        def __call__(self, x: jax.Array) -> jax.Array:
-            assert inner.linen is not None
-            layer = inner.linen("inner", **dict(self.types))
-            return layer(jax.nn.relu(layer(x)))
-
-    assert inner.init is not None
-    assert inner.apply is not None
     init, apply = inner.init, inner.apply
+    assert init is not None
+    assert apply is not None
     return Made(
-        kind="dense used twice",
+        kind=kind,
         out=shape,
         weights=("inner/kernel",),
-        naive=lambda ref, prefix, x: inner.naive(
-            ref, f"{prefix}/inner", np.maximum(inner.naive(ref, f"{prefix}/inner", x), 0)
+        naive=lambda ref, prefix, x: naive(
+            ref, lambda x: inner.naive(ref, f"{prefix}/inner", x), x
         ),
-        nnx=lambda rngs, **types: Nnx(rngs, **types),
-        linen=lambda name, **types: Linen(types=tuple(types.items()), name=name),
+        nnx=in_nnx("inner", inner.nnx, run),
+        linen=in_linen("inner", inner.linen, run),
         init=lambda key: {"inner": init(key)},
-        apply=lambda p, x: apply(p["inner"], jax.nn.relu(apply(p["inner"], x))),
+        apply=lambda p, x: run(lambda x: apply(p["inner"], x), x),
     )
 
 

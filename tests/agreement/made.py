@@ -9,8 +9,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
+import flax.linen
+import flax.nnx
 import jax
 from tests.agreement.reference import Array, Reference
 
@@ -57,3 +60,43 @@ def normal(key: jax.Array, shape: Shape, fan: int) -> jax.Array:
 def biased(ref: Reference, prefix: str, y: Array) -> Array:
     """A product with its bias."""
     return ref.cast(y + ref.cast(ref.array(f"{prefix}/bias")))
+
+
+Run = Callable[[Any, Any], Any]
+"""(layer, x) -> x"""
+
+
+class _InNnx(flax.nnx.Module):
+    def __init__(self, name: str, layer: Any, run: Run) -> None:
+        self.name, self.run = name, run
+        setattr(self, name, layer)
+
+    def __call__(self, x: jax.Array) -> Any:
+        return self.run(getattr(self, self.name), x)
+
+
+class _InLinen(flax.linen.Module):
+    make: Callable[[], Any]
+    run: Run
+
+    @flax.linen.compact
+    def __call__(self, x: jax.Array) -> Any:
+        return self.run(self.make(), x)
+
+
+def in_nnx(name: str, make: Callable[..., Any] | None, run: Run) -> Callable[..., Any]:
+    """(rngs, dtypes) -> a module that runs one layer in its own way.
+
+    Args:
+        name: of the layer in the module.
+        make: (rngs, dtypes) -> the layer.
+        run: what the module does with it.
+    """
+    assert make is not None
+    return lambda rngs, **types: _InNnx(name, make(rngs, **types), run)
+
+
+def in_linen(name: str, make: Callable[..., Any] | None, run: Run) -> Callable[..., Any]:
+    """(name, dtypes) -> such a module of linen; `make`: (name, dtypes) -> the layer."""
+    assert make is not None
+    return lambda own, **types: _InLinen(make=partial(make, name, **types), run=run, name=own)

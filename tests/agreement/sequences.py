@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from tests.agreement.made import Made, Shape, biased, normal
+from tests.agreement.made import Made, Shape, biased, in_linen, in_nnx, normal
 from tests.agreement.reference import Array, Reference, dense, sigmoid, softmax
 
 
@@ -23,17 +23,11 @@ def recurrent(shape: Shape, width: int) -> Made:
         """Weights stay in float32: their first values are orthogonal, which JAX has in no other."""
         return {name: value for name, value in types.items() if name != "param_dtype"}
 
-    def in_nnx(rngs: nnx.Rngs, **types: Any) -> Any:
+    def cell_in_nnx(rngs: nnx.Rngs, **types: Any) -> Any:
         return nnx.RNN(nnx.OptimizedLSTMCell(inputs, width, rngs=rngs, **kept(types)), rngs=rngs)
 
-    class Linen(linen.Module):
-        types: Any = None
-
-        @linen.compact
-        def __call__(self, x: jax.Array) -> jax.Array:
-            cell = linen.OptimizedLSTMCell(width, name="cell", **dict(self.types))
-            outputs: Any = linen.RNN(cell)(x)
-            return outputs
+    def cell_in_linen(name: str, **types: Any) -> Any:
+        return linen.OptimizedLSTMCell(width, name=name, **kept(types))
 
     def naive(ref: Reference, prefix: str, x: Array) -> Array:
         joined = f"{prefix}/cell/dense_i/kernel" in ref.weights
@@ -63,8 +57,8 @@ def recurrent(shape: Shape, width: int) -> Made:
         out=(steps, width),
         weights=(),  # named otherwise in each system: see `recurrent_weights`
         naive=naive,
-        nnx=in_nnx,
-        linen=lambda name, **types: Linen(types=tuple(kept(types).items()), name=name),
+        nnx=cell_in_nnx,
+        linen=in_linen("cell", cell_in_linen, lambda cell, x: linen.RNN(cell)(x)),
     )
 
 
@@ -83,20 +77,14 @@ def attention(shape: Shape, heads: int) -> Made:
         """Float32 in place of float16, for which XLA has no such product on the CPU."""
         return {} if types.get("dtype") == jnp.float16 else types
 
-    class Nnx(nnx.Module):
-        def __init__(self, rngs: nnx.Rngs, **types: Any) -> None:
-            self.inner = nnx.MultiHeadAttention(heads, features, decode=False, rngs=rngs, **types)
+    def layer_in_nnx(rngs: nnx.Rngs, **types: Any) -> Any:
+        return nnx.MultiHeadAttention(heads, features, decode=False, rngs=rngs, **kept(types))
 
-        def __call__(self, x: jax.Array) -> jax.Array:
-            return x + self.inner(x)
+    def layer_in_linen(name: str, **types: Any) -> Any:
+        return linen.MultiHeadDotProductAttention(heads, name=name, **kept(types))
 
-    class Linen(linen.Module):
-        types: Any = None
-
-        @linen.compact
-        def __call__(self, x: jax.Array) -> jax.Array:
-            layer = linen.MultiHeadDotProductAttention(heads, name="inner", **dict(self.types))
-            return x + layer(x)
+    def run(layer: Any, x: jax.Array) -> jax.Array:
+        return x + layer(x)
 
     def naive(ref: Reference, prefix: str, x: Array) -> Array:
         inner = f"{prefix}/inner"
@@ -117,8 +105,8 @@ def attention(shape: Shape, heads: int) -> Made:
         out=shape,
         weights=tuple(f"inner/{n}/kernel" for n in ("query", "key", "value", "out")),
         naive=naive,
-        nnx=lambda rngs, **types: Nnx(rngs, **kept(types)),
-        linen=lambda name, **types: Linen(types=tuple(kept(types).items()), name=name),
+        nnx=in_nnx("inner", layer_in_nnx, run),
+        linen=in_linen("inner", layer_in_linen, run),
     )
 
 
@@ -143,21 +131,10 @@ def embedding(steps: int, rows: int, width: int) -> Made:
 
 def tied(steps: int, rows: int, width: int) -> Made:
     """A table of tokens that is the output layer as well."""
+    table = embedding(steps, rows, width)
 
-    class Nnx(nnx.Module):
-        def __init__(self, rngs: nnx.Rngs, **types: Any) -> None:
-            self.table = nnx.Embed(rows, width, rngs=rngs, **types)
-
-        def __call__(self, x: jax.Array) -> jax.Array:
-            return self.table.attend(jnp.tanh(self.table(x).mean(axis=1)))
-
-    class Linen(linen.Module):
-        types: Any = None
-
-        @linen.compact
-        def __call__(self, x: jax.Array) -> jax.Array:
-            table = linen.Embed(rows, width, name="table", **dict(self.types))
-            return table.attend(jnp.tanh(table(x).mean(axis=1)))
+    def run(table: Any, x: jax.Array) -> jax.Array:
+        return table.attend(jnp.tanh(table(x).mean(axis=1)))
 
     def naive(ref: Reference, prefix: str, x: Array) -> Array:
         name = f"{prefix}/table/embedding"
@@ -169,8 +146,8 @@ def tied(steps: int, rows: int, width: int) -> Made:
         out=(rows,),
         weights=("table/embedding",),
         naive=naive,
-        nnx=lambda rngs, **types: Nnx(rngs, **types),
-        linen=lambda name, **types: Linen(types=tuple(types.items()), name=name),
+        nnx=in_nnx("table", table.nnx, run),
+        linen=in_linen("table", table.linen, run),
         init=lambda key: {"table": {"embedding": normal(key, (rows, width), 1)}},
         apply=lambda p, x: (
             jnp.tanh(jnp.take(p["table"]["embedding"], x, axis=0).mean(axis=1))
