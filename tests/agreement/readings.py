@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -23,8 +24,9 @@ from paretax.spaces.recipe import masks
 from paretax.spaces.storage import layout, pack, unpack
 from paretax.tasks import Task
 
-_NUDGES = (0.0, 3e-6, -3e-6)
-"""Numbers that differ by these shares must come out alike, or an example says nothing."""
+_NUDGES = tuple(itertools.product((1e-6, -1e-6), (None, 0)))
+"""Moves, and their seeds. Numbers that differ as those of float32 may must come out alike, or an
+example says nothing: all the same way, as equal values round alike, and each its own way."""
 
 
 @contextmanager
@@ -133,15 +135,17 @@ class Readings:
 
 
 def naive_outputs(drawn: Drawn, weights: Mapping[str, Array], inputs: Array) -> list[Array]:
-    """Outputs in float64, once for each nudge."""
+    """Outputs in float64: as they are, then with numbers moved as `_NUDGES` say."""
     dtype = drawn.dtypes.partition(" ")[0]
     asked = {name: drawn.asked(name) for name in drawn.weights}
     train = drawn.task.data().train.inputs
     look = Reference(weights=weights, asked=asked, dtype=dtype)
     drawn.outputs(look, _features(drawn, train, train))
     found = []
-    for nudge in _NUDGES:
-        ref = Reference(weights=weights, asked=asked, dtype=dtype, ranges=look.seen, nudge=nudge)
+    for nudge, seed in [(0.0, None), *_NUDGES]:
+        ref = Reference(
+            weights=weights, asked=asked, dtype=dtype, ranges=look.seen, nudge=nudge, seed=seed
+        )
         found.append(drawn.outputs(ref, _features(drawn, train, inputs)))
     return found
 

@@ -93,7 +93,10 @@ class Reference:
         asked: by the name of the weight; a weight without one is multiplied as it is.
         dtype: that the model computes in.
         ranges: the largest input of each product, by (name, place in a stack); None: observe it.
-        nudge: relative change of every input and weight of a product before it is rounded.
+        nudge: what float32 may do: every input of a product is moved up or down by this share of
+            itself, a weight that is rounded by half of it, and a sum by this share of the sum of
+            its terms' magnitudes.
+        seed: of what moves up and what down; None: everything the same way.
     """
 
     weights: Mapping[str, Array]
@@ -101,7 +104,11 @@ class Reference:
     dtype: str = "float32"
     ranges: dict[tuple[str, int], float] | None = None
     nudge: float = 0.0
+    seed: int | None = None
     seen: dict[tuple[str, int], float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._signs = np.random.default_rng(self.seed)
 
     def array(self, name: str) -> Array:
         """An array as it is, in float64."""
@@ -110,6 +117,18 @@ class Reference:
     def cast(self, values: Array) -> Array:
         """A value as the model's own arithmetic holds it."""
         return rounded(values, self.dtype)
+
+    def _moved(self, values: Array, by: Array, share: float = 1.0) -> Array:
+        """Values that are moved up or down by a share of the nudge times `by`."""
+        if self.nudge == 0:
+            return values
+        signs: Array | float = 1.0
+        if self.seed is not None:
+            signs = 2.0 * self._signs.integers(0, 2, values.shape) - 1
+        return values + self.nudge * share * signs * by
+
+    def _sum(self, apply: Callable[[Array, Array], Array], x: Array, w: Array) -> Array:
+        return self.cast(self._moved(apply(x, w), apply(np.abs(x), np.abs(w))))
 
     def product(
         self,
@@ -141,8 +160,9 @@ class Reference:
             before = self.seen.get((name, place), 0.0)
             self.seen[name, place] = max(before, float(np.abs(self.cast(x)).max()))
             return self.cast(apply(self.cast(x), self.cast(w)))
-        x, w = x * (1.0 + self.nudge), w * (1.0 + self.nudge)
-        x = self.cast(x)
+        x = self.cast(self._moved(x, x))
+        if asked.weight_bits is not None or asked.precision == "float8":
+            w = self._moved(w, w, 0.5)
         learned = [self.weights.get(f"{name}.{side}_step") for side in ("weight", "input")]
         if asked.weight_bits is None and asked.input_bits is None:
             if asked.precision == "float8":
@@ -154,11 +174,11 @@ class Reference:
                 x, w = rounded(x, asked.precision), rounded(w, asked.precision)
             else:
                 w = self.cast(w)
-            return self.cast(apply(x, w))
+            return self._sum(apply, x, w)
         if asked.weight_bits is not None:
             top = _largest(w, axes, asked, table=grouped)
             if asked.scales == "tensor" and not scanned:
-                top = np.full(w.shape, np.abs(whole).max() * (1.0 + self.nudge))
+                top = np.full(w.shape, np.abs(whole).max())
             if learned[0] is not None:
                 own = learned[0] if at is None else learned[0][at]
                 top = _reach(own, asked.weight_bits, w.shape)
@@ -170,13 +190,14 @@ class Reference:
                 reach = float(steps[place if steps.size > 1 else 0])
                 reach *= 2.0 ** (asked.input_bits - 1) - 1
             x = on_grid(x, reach, asked.input_bits)
-        return self.cast(apply(x, w))
+        return self._sum(apply, x, w)
 
     def rows(self, name: str, places: Array, axes: Sequence[int] = (0,)) -> Array:
         """The rows of a table; `axes` share a scale."""
         w, asked = self.array(name), self.asked.get(name, Asked())
         if self.ranges is not None:
-            w = w * (1.0 + self.nudge)
+            if asked.weight_bits is not None or asked.precision == "float8":
+                w = self._moved(w, w, 0.5)
             if asked.weight_bits is not None:
                 learned = self.weights.get(f"{name}.weight_step")
                 top = _largest(w, axes, asked, table=True)
