@@ -1,7 +1,7 @@
 """What a candidate scores, what is exported, and a naive reading of it in float64: all the same.
 
 Models and techniques are drawn at random. Each draw is equal in all three, within the tolerances
-below, or is refused by name. `python -m tests.agreement nnx 50 100 --techniques 4 --numbers 4`
+below, or is refused by name. `python -m tests.agreement nnx 50 100 --techniques 4 --numbers 9`
 draws more than CI does, and goes on after a failure.
 """
 
@@ -21,8 +21,8 @@ from tests.agreement.reference import Array
 from paretax.errors import UsageError
 from paretax.evaluators.size import count_bytes
 
-MODELS, BLOCK, TECHNIQUES = 50, 5, 2
-"""Models of each system in CI, models in one test, and sets of techniques a model."""
+MODELS, BLOCK, TECHNIQUES, NUMBERS = 60, 10, 1, 2
+"""In CI: models of each system, models in one test, sets of techniques a model, numbers a set."""
 
 FIRSTS = range(0, MODELS, BLOCK)
 """The first model of each test."""
@@ -135,7 +135,7 @@ def outcomes(
 def check(system: str, first: int) -> None:
     """Hold the draws of one test; of too many that are refused, the test says nothing."""
     counted: Counter[str] = Counter()
-    for drawn, found in outcomes(system, range(first, first + BLOCK), TECHNIQUES, 1):
+    for drawn, found in outcomes(system, range(first, first + BLOCK), TECHNIQUES, NUMBERS):
         if isinstance(found, Exception):
             message = f"{drawn.words}: {type(found).__name__}: {found}"
             raise AssertionError(message) from found
