@@ -164,7 +164,8 @@ class SearchConfig(_Part):
     """Candidates that are asked for at once; None: as the sampler likes, or else 8."""
 
     signatures: int | None = Field(default=None, ge=1)
-    """Different sets of compiled programs that the candidates of a batch may need. The others are
+    """Different sets of compiled programs that the candidates of a batch may need, beside the
+    baseline; four times as many in the first batch, which the search goes on from. The others are
     moved to one of them: they keep their numbers (learning rate, bit-widths), and take its
     architecture, batch size, optimiser and techniques. None: no bound."""
 

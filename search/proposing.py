@@ -1,4 +1,8 @@
-"""New candidates from a sampler: none twice, and where asked, few signatures among them."""
+"""New candidates from a sampler: none twice, and where asked, few signatures among them.
+
+A sampler that breeds can only combine what its first batch holds, and a value that is missing there
+comes back by luck alone. So the first batch may have four times as many signatures as each other.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +20,7 @@ _MORE = (
     64  # asked for on top where a sampler proposes what it was not told of yet, and nothing else
 )
 _DRAWS = 1000  # random draws before a space counts as exhausted
+_FIRST = 4  # times as many signatures for the first batch
 
 
 def propose(plan: Plan, state: Any, count: int, tried: Sequence[Proposal]) -> list[Proposal]:
@@ -31,11 +36,13 @@ def propose(plan: Plan, state: Any, count: int, tried: Sequence[Proposal]) -> li
         tried: all trials so far, each with what the sampler had proposed.
 
     Returns:
-        At most `count`; fewer only where the space or the sampler holds no more.
+        At most `count`; fewer only where the space or the sampler holds no more, or no more of as
+        many signatures; none only where all has been tried that they hold.
     """
     rng = np.random.default_rng([plan.config.seed, len(tried)])
     taken = frozenset(p.candidate for p in tried)
-    debts = owed(plan.space, tried)
+    debts = owed(tried)
+    most = bound(plan.config.signatures, len(tried))
     wanted: dict[Candidate, None] = {}
     more = 0
     for _ in range(_ASKS):
@@ -43,7 +50,7 @@ def propose(plan: Plan, state: Any, count: int, tried: Sequence[Proposal]) -> li
         proposed = plan.sampler.ask(state, asked, rng)
         fresh = [c for c in dict.fromkeys(proposed) if c not in taken and c not in wanted]
         wanted |= dict.fromkeys(fresh[: count - before])
-        found = _shared(plan, list(wanted), debts, taken, rng)
+        found = _shared(plan, list(wanted), most, debts, taken, rng)
         if len(found) == count or len(proposed) < asked:  # or a sampler that has come to its end
             return found
         wanted = dict.fromkeys(p.wanted for p in found)
@@ -52,21 +59,34 @@ def propose(plan: Plan, state: Any, count: int, tried: Sequence[Proposal]) -> li
         candidate = plan.space.sample(rng)
         if candidate in taken or candidate in wanted:
             continue
-        found = _shared(plan, [*wanted, candidate], debts, taken, rng)
+        found = _shared(plan, [*wanted, candidate], most, debts, taken, rng)
         wanted = dict.fromkeys(p.wanted for p in found)
         if len(found) == count:
             break
     return found
 
 
+def bound(signatures: int | None, tried: int) -> int | None:
+    """How many signatures a batch may have; None: as many as it likes.
+
+    Args:
+        signatures: of the config.
+        tried: trials before this batch; before the first one, the baseline at most.
+    """
+    if signatures is None:
+        return None
+    return signatures * (_FIRST if tried <= 1 else 1)
+
+
 def _shared(
     plan: Plan,
     wanted: Sequence[Candidate],
+    most: int | None,
     debts: Debts,
     taken: Set[Candidate],
     rng: np.random.Generator,
 ) -> list[Proposal]:
     """Proposals as they are; where asked, with few signatures."""
-    if plan.config.signatures is None:
+    if most is None:
         return [Proposal(candidate=c, wanted=c) for c in wanted]
-    return share(plan.space, wanted, plan.config.signatures, debts, taken, rng)
+    return share(plan.space, wanted, most, debts, taken, rng)

@@ -49,7 +49,7 @@ class Proposal:
         return {"candidate": dict(self.candidate), **moved}
 
 
-def owed(space: Space, proposals: Iterable[Proposal]) -> Counter[str]:
+def owed(proposals: Iterable[Proposal]) -> Counter[str]:
     """What is owed to each value after some proposals; negative where too many had it."""
     debts: Counter[str] = Counter()
     for proposal in proposals:
