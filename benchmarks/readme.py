@@ -61,12 +61,14 @@ ROWS = (
     Row(
         script="signatures",
         compared="searches with and without `signatures: 4` at equal trials: hypervolume of the "
-        "front, and the share that the rarest value of a choice has",
-        found="techniques: {techniques_hypervolume_with:.3f} with, "
-        "{techniques_hypervolume_without:.3f} without, rarest "
+        "front (with less without), sets of programs compiled, and the share that the rarest value "
+        "of a choice has",
+        found="techniques: {techniques_difference:+.3f} ± {techniques_difference_error:.3f}, "
+        "{techniques_sets_with:.0f} sets against {techniques_sets_without:.0f}, rarest "
         "{techniques_rarest_share_with:.0%} and {techniques_rarest_share_without:.0%}; the demo's "
-        "space: {demo_hypervolume_with:.3f} and {demo_hypervolume_without:.3f}, rarest "
-        "{demo_rarest_share_with:.0%} and {demo_rarest_share_without:.0%}",
+        "space: {demo_difference:+.3f} ± {demo_difference_error:.3f}, {demo_sets_with:.0f} sets "
+        "against {demo_sets_without:.0f}, rarest {demo_rarest_share_with:.0%} and "
+        "{demo_rarest_share_without:.0%}",
     ),
     Row(
         script="lottery_ticket",
