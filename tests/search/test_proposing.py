@@ -21,6 +21,7 @@ from paretax.spaces import (
     Float,
     Integer,
     Ordinal,
+    Parameter,
     Space,
     signature,
 )
@@ -46,7 +47,7 @@ DISCRETE = Space(
 def drawn_space(seed: int) -> Space:
     """Some of these parameters, and perhaps what they forbid."""
     rng = np.random.default_rng(seed)
-    some = [
+    some: list[Parameter] = [
         Ordinal("width", [8, 16, 32, 64]),
         Integer("depth", 1, 3),
         Categorical("optimizer", ["adamw", "sgd"]),
@@ -54,12 +55,12 @@ def drawn_space(seed: int) -> Space:
         Categorical("lookalikes", [1, True, "1"]),
     ]
     kept = [p for p in some if rng.random() < 0.7]
-    quantized = [
+    quantized: list[Parameter] = [
         Categorical("quantize", [False, True]),
         Categorical("qat", ["none", "lsq"], when={"quantize": True}),
     ]
     kept += quantized if rng.random() < 0.5 else []
-    forbidden = [
+    forbidden: list[dict[str, Any]] = [
         {"width": 64, "optimizer": "sgd"},
         {"optimizer": "adamw", "learning_rate": {"min": 0.05}},
         {"depth": 3, "sparsity": {"max": 0.1}},
