@@ -170,11 +170,20 @@ class Population:
 
 
 def _key(lane: Lane, stand: Stand, block: Block) -> _Key:
-    """Blocks of equal keys may share a program and its data."""
-    shapes = tuple(sorted((n, a.shape) for n, a in block.data.items()))
-    masked = tuple(sorted(stand.masks))
+    """Blocks of equal keys may share a program and its data.
+
+    Masks are part of it by their shapes: one of channels alone has one for each channel, and
+    another of the same weight one for each element.
+    """
     prepared = lane.prepared
-    return prepared.key, block.form, lane.batch, masked, prepared.features.key, shapes
+    own, data = _shapes((stand.carry, block.own)), _shapes(block.data)
+    return prepared.key, block.form, lane.batch, prepared.features.key, own, data
+
+
+def _shapes(tree: Any) -> tuple[str, ...]:
+    """The structure of a tree, and its arrays' shapes and dtypes."""
+    leaves, structure = jax.tree.flatten(tree)
+    return (str(structure), *(f"{np.shape(a)} {jnp.result_type(a)}" for a in leaves))
 
 
 def _power_of_two(count: int) -> int:

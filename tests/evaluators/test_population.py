@@ -77,6 +77,20 @@ def test_a_lane_is_trained_as_alone(bench: Workbench, technique: str) -> None:
         assert largest_difference(found, trainer.train(candidate, seed)) < 1e-4
 
 
+def test_masks_of_channels_and_of_weights_train_side_by_side(bench: Workbench) -> None:
+    ways: list[dict[str, Any]] = [
+        {"channel_sparsity": 0.5},
+        {"channel_sparsity": 0.5, "sparsity": 0.5},
+        {"sparsity": 0.5},
+        {"channel_sparsity": 0.5, "quantize": True, "qat": "lsq", "weight_scales": "tensor"},
+        {"channel_sparsity": 0.5, "quantize": True, "qat": "lsq"},
+    ]
+    asked = [member for way in ways for member in members(2, 3, width=8, fine_tuning=0.5, **way)]
+    trainer = Trainer(bench, Calibrator(), "batch")
+    for (candidate, seed), found in zip(asked, together(trainer, asked), strict=True):
+        assert largest_difference(found, trainer.train(candidate, seed)) < 1e-4
+
+
 def test_the_size_of_a_population_does_not_matter(bench: Workbench) -> None:
     trainer = Trainer(bench, Calibrator(), "batch")
     few, many = together(trainer, members(7)), together(trainer, members(64))
