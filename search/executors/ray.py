@@ -26,6 +26,7 @@ from ray.exceptions import (
     RayActorError,
     RayError,
     RayTaskError,
+    TaskCancelledError,
 )
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -248,9 +249,9 @@ class RayExecutor:
                 except StopIteration:
                     del running[stream]
                     free.append(batch.worker)
-                except RayTaskError as error:
-                    raise error.as_instanceof_cause() from None
                 except RayError as error:
+                    if isinstance(error, RayTaskError) and not _is_interrupted(error):
+                        raise error.as_instanceof_cause() from None
                     del running[stream]
                     lost = self._lose(batch, free)
                     if lost is None:
@@ -348,6 +349,11 @@ def _check_reachable(address: str) -> None:
     host, colon, port = address.rpartition(":")
     if colon and port.isdigit() and "/" not in host:
         socket.create_connection((host, int(port)), timeout=10).close()
+
+
+def _is_interrupted(error: RayTaskError) -> bool:
+    """Whether the task's code raised KeyboardInterrupt, which Ray takes for a cancelled task."""
+    return isinstance(error, TaskCancelledError) or isinstance(error.cause, TaskCancelledError)
 
 
 def _as_stream(ready: Any) -> Any:

@@ -65,6 +65,11 @@ def test_a_worker_that_dies_costs_its_own_trial_alone(tmp_path: Path) -> None:
     assert "died 2 times" in message
 
 
+def test_a_task_that_interrupts_costs_its_own_trial_alone(tmp_path: Path) -> None:
+    run = search(tmp_path, "interrupts", "raise KeyboardInterrupt")
+    check_only_the_bad_one_failed(run, "worker_lost")
+
+
 @pytest.fixture
 def executor() -> Iterator[RayExecutor]:
     """Two workers of a task that is quick."""
