@@ -25,6 +25,7 @@ from paretax.evaluators.costs import GRID
 from paretax.hardware_profiles import load_profile
 from paretax.search.plain import read_yaml
 from paretax.search.samplers import SAMPLERS
+from paretax.search.samplers.options import MOST
 from paretax.spaces import Space, parse_space
 from paretax.tasks import Metric
 from paretax.tasks.loading import name_of
@@ -160,7 +161,7 @@ class SearchConfig(_Part):
     executor: Literal["ray", "inline"] = "ray"
     """`ray` spreads the work over processes and machines, `inline` stays in this process."""
 
-    batch: int | None = Field(default=None, ge=1)
+    batch: int | None = Field(default=None, ge=1, le=MOST)
     """Candidates that are asked for at once; None: as the sampler likes, or else 8."""
 
     signatures: int | None = Field(default=None, ge=1)

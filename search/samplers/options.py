@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from paretax.errors import UsageError
+from paretax.errors import UsageError, shown
+
+MOST = 100_000
+"""Candidates of a batch: more would be drawn for minutes before the first is trained."""
 
 
 def check_whole(what: str, value: Any, least: int) -> None:
-    """Refuse anything but a whole number from `least`."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise UsageError(f"{what} must be a whole number from {least}, got {value!r}")
+    """Refuse anything but a whole number from `least` to `MOST`."""
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= MOST:
+        raise UsageError(
+            f"{what} must be a whole number from {least} to {MOST:,}, got {shown(value)}"
+        )
 
 
 def check_batch(value: Any) -> None:

@@ -93,6 +93,12 @@ CASES = {
         {"type": "int", "low": 1, "high": 2**64 - 1},
         ["'width'", "2^63", "18446744073709551615", "narrow"],
     ),
+    "a batch without end": ("batch", 10**9, ["batch", "100000", "got 1000000000"]),
+    "a population without end": (
+        "sampler.options.population",
+        10**9,
+        ["the population", "from 2 to 100,000, got 1000000000"],
+    ),
     "a switch for a number": ("budget", {"trials": True}, ["budget.trials", "not true or false"]),
     "a switch for a limit": ("limits", {"size": True}, ["limits", "not true or false"]),
     "everything forbidden": (
