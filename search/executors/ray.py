@@ -44,7 +44,7 @@ from paretax.search.executors.protocol import Call
 from paretax.search.worker import WorkerSpec
 from paretax.tasks.loading import OBJECT
 
-_ATTEMPTS = 2  # how often an evaluation is tried whose worker is lost
+_ATTEMPTS = 3  # how often an evaluation is tried whose worker is lost, be it by another cause
 _RAISED = re.compile(r"[A-Za-z_][\w.]*(Error|Exception|Exit|Interrupt)\b")  # ends a traceback
 _STARTS = 5  # how often a worker is started that is killed before it has loaded
 _START_SECONDS = 300.0  # for a worker to load JAX and the task's data
@@ -53,7 +53,7 @@ _START_SECONDS = 300.0  # for a worker to load JAX and the task's data
 class RayExecutor:
     """Workers as actors, each a process that keeps its JAX and its compiled programs.
 
-    A worker that dies is replaced, and what it did is tried once more elsewhere.
+    A worker that dies is replaced, and what it did is tried twice more elsewhere.
 
     Args:
         spec: of the workers.

@@ -62,7 +62,7 @@ def test_a_worker_that_dies_costs_its_own_trial_alone(tmp_path: Path) -> None:
     run = search(tmp_path, "dies", "os._exit(1)")
     check_only_the_bad_one_failed(run, "worker_lost")
     (message,) = (t.failure.message for t in run.trials if t.failure is not None)
-    assert "died 2 times" in message
+    assert "died 3 times" in message
 
 
 def test_a_task_that_interrupts_costs_its_own_trial_alone(tmp_path: Path) -> None:
