@@ -305,10 +305,16 @@ _ANY_JAX = (  # files and folders that neither trace, compile and export nor rea
 )
 
 
+def _needs_both(item: pytest.Item) -> bool:
+    place = item.path.relative_to(Path(__file__).parent)
+    if place.is_relative_to("agreement"):  # the first draws of each system: all take too long
+        drawn = getattr(item, "callspec", None)
+        return drawn is None or not drawn.params.get("first")
+    return not any(place.is_relative_to(listed) for listed in _ANY_JAX)
+
+
 def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
     """Mark what CI runs with both lines of JAX: all that is not listed, so that new tests are."""
-    here = Path(__file__).parent
     for item in items:
-        place = item.path.relative_to(here)
-        if not any(place.is_relative_to(listed) for listed in _ANY_JAX):
+        if _needs_both(item):
             item.add_marker(pytest.mark.jax)
