@@ -101,7 +101,7 @@ class Instruction:
 
     type: str
     opcode: str
-    operands: tuple[str, ...]
+    operands: tuple[str, ...]  # or the number of a parameter
     calls: str | None
 
 
@@ -123,17 +123,25 @@ class Compiled:
                 self.parts[part][name] = Instruction(
                     type=kind.partition("[")[0],
                     opcode=opcode,
-                    operands=tuple(re.findall(r"%([\w.-]+)", operands)),
+                    operands=tuple(re.findall(r"%([\w.-]+)", operands) or [operands]),
                     calls=calls[1] if calls else None,
                 )
                 if root:
                     self.roots[part] = name
+
+    def caller(self, part: str) -> tuple[str, Instruction] | None:
+        """What calls a part, and the part that it stands in; nothing calls the entry."""
+        lines = ((whole, this) for whole in self.parts for this in self.parts[whole].values())
+        return next(((whole, this) for whole, this in lines if this.calls == part), None)
 
     def origin(self, part: str, name: str) -> str:
         """The type of an operand before it was widened to another one."""
         this = self.parts[part][name]
         if this.calls is not None:
             return self.origin(this.calls, self.roots[this.calls])
+        if this.opcode == "parameter" and (caller := self.caller(part)):
+            whole, fusion = caller
+            return self.origin(whole, fusion.operands[int(this.operands[0])])
         moved = ("convert", "copy", "transpose", "bitcast", "reshape", "slice", "dynamic-slice")
         if this.opcode in moved and this.type != "s8":
             return self.origin(part, this.operands[0])
