@@ -305,11 +305,36 @@ _ANY_JAX = (  # files and folders that neither trace, compile and export nor rea
 )
 
 
+_ONE_LINE = {  # of what takes long, the tests whose kind others hold on both lines, more cheaply
+    "evaluators/test_parts.py": ("test_parts_rank_", "test_unseen_"),
+    "evaluators/test_population.py": (
+        "test_a_lane_",
+        "test_a_training_goes_on_from_its_rung[pruned",
+        "test_a_training_goes_on_from_its_rung[smoothed",
+        "test_a_worker_",
+        "test_accuracies_are_equal",
+        "test_out_of_memory_",
+        "test_programs_of_several_signatures",
+        "test_several_devices_",
+        "test_the_size_of_a_population_",
+    ),
+    "evaluators/test_targets.py": ("test_real_models_",),
+    "test_own_models.py": (
+        "test_every_technique[bfloat16",
+        "test_every_technique[in turn",
+        "test_every_technique[lottery",
+        "test_every_technique[pattern",
+    ),
+}
+
+
 def _needs_both(item: pytest.Item) -> bool:
     place = item.path.relative_to(Path(__file__).parent)
     if place.is_relative_to("agreement"):  # the first draws of each system: all take too long
         drawn = getattr(item, "callspec", None)
         return drawn is None or not drawn.params.get("first")
+    if item.name.startswith(_ONE_LINE.get(str(place), ())):
+        return False
     return not any(place.is_relative_to(listed) for listed in _ANY_JAX)
 
 
