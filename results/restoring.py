@@ -11,9 +11,10 @@ from paretax.errors import UsageError
 from paretax.evaluators import AccuracyEvaluator, Reason, Workbench
 from paretax.results.fingerprint import check_fingerprint, fingerprint
 from paretax.results.releases import both_jaxlibs
-from paretax.results.run import Run, load_weights
+from paretax.results.run import Run
 from paretax.results.teaching import run_lesson
 from paretax.results.trial import Trial
+from paretax.results.weights import load_weights
 
 _OUTSIDE = {  # failures that do not come from the training itself
     str(reason) for reason in Reason if reason is not Reason.DIVERGED
@@ -81,7 +82,7 @@ def reproduce(
     if recorded is not None and recorded not in _OUTSIDE:
         lesson = None
         if trial.candidate.get("distill") is True and run.teacher is not None:
-            lesson = run_lesson(bench, run.teacher, run.folder, run.taught)
+            lesson = run_lesson(bench, run.teacher, run.folder, run.taught, run.lesson)
         evaluator = AccuracyEvaluator(bench, lesson)
         if trial.stopped is not None:
             evaluation = evaluator.advance(trial.candidate, trial.seed, trial.stopped)
@@ -104,7 +105,7 @@ def trained_weights(run: Run, trial: Trial, bench: Workbench) -> dict[str, np.nd
     Raises:
         NotReproducedError: trained again, the score is not the recorded one.
     """
-    kept = load_weights(run.folder, trial.number)
+    kept = load_weights(run.folder, trial)
     if kept is not None:
         return kept
     again = reproduce(run, trial, bench)

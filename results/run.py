@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import load_file, save
 
-from paretax.errors import UsageError, unknown
+from paretax.errors import UsageError, described, shown, unknown
 from paretax.evaluators import Failure, Measurement, Objective, Workbench
 from paretax.results.final_scores import final_losses, why_it_left
-from paretax.results.journal import Event, read_events
+from paretax.results.journal import FILE, SAVE, read_events
 from paretax.results.pareto import nondominated
+from paretax.results.sealing import Event
 from paretax.results.teaching import Teacher, parse_teacher
 from paretax.results.trial import Repeat, Trial
+from paretax.results.weights import weights_file
 from paretax.spaces import Candidate
 from paretax.tasks import load_task
 
@@ -31,6 +32,7 @@ class Run:
         trials: by number.
         references: target to (reference point, best point), as losses.
         taught: key of what its teacher said; None where it has none.
+        lesson: the SHA-256 of the file that holds it; none in journals of earlier versions.
         fingerprints: of data and code, each with the number of the first trial that it holds for;
             none in journals of earlier versions.
         forced: resumptions on other data or code: how many trials there were, and what differed.
@@ -41,6 +43,7 @@ class Run:
     trials: tuple[Trial, ...]
     references: Mapping[str, tuple[tuple[float, ...], tuple[float, ...]]]
     taught: str | None = None
+    lesson: str | None = None
     fingerprints: tuple[tuple[int, Mapping[str, Any]], ...] = ()
     forced: tuple[tuple[int, tuple[str, ...]], ...] = ()
 
@@ -51,32 +54,25 @@ class Run:
         Raises:
             UsageError: it is no run, or its journal cannot be read.
         """
-        events = read_events(folder)
-        header = next(events)
-        trials: dict[int, Trial] = {}
-        taught: str | None = None
-        references: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {}
-        prints = [(0, header["fingerprint"])] if "fingerprint" in header else []
-        forced: list[tuple[int, tuple[str, ...]]] = []
-        for event in events:
-            if event["event"] == "reference":
-                references[event["target"]] = (tuple(event["worst"]), tuple(event["best"]))
-            elif event["event"] == "taught":
-                taught = str(event["key"])
-            elif event["event"] == "resumed" and "fingerprint" in event:
-                prints.append((len(trials), event["fingerprint"]))
-                forced += [(len(trials), tuple(event["forced"]))] if "forced" in event else []
-            else:
-                apply_event(trials, event)
-        return cls(
-            folder=folder,
-            header=header,
-            trials=tuple(trials[n] for n in sorted(trials)),
-            references=references,
-            taught=taught,
-            fingerprints=tuple(prints),
-            forced=tuple(forced),
-        )
+        return cls.of(folder, read_events(folder))
+
+    @classmethod
+    def of(cls, folder: Path, events: Iterator[Event]) -> Run:
+        """A run by the events of its journal, the header first.
+
+        Raises:
+            UsageError: an event does not fit those before it.
+        """
+        fold = Fold(folder, next(events))
+        for number, event in enumerate(events, 2):
+            try:
+                fold.add(event)
+            except MISFITS as error:
+                raise UsageError(
+                    f"line {number} of {str(folder / FILE)!r} does not fit those before it "
+                    f"({shown(event['event'], str)}: {described(error)}); {SAVE}"
+                ) from error
+        return fold.run()
 
     def fingerprint(self, number: int | None = None) -> Mapping[str, Any] | None:
         """Of the data and code that a trial was asked for with; None: that the run ended with."""
@@ -140,11 +136,12 @@ class Run:
 
     def trial(self, number: int) -> Trial:
         """A trial by its number. Raises UsageError where there is none."""
-        if not 0 <= number < len(self.trials):
-            last = len(self.trials) - 1
-            there = f"trials 0 to {last}" if self.trials else "no trial yet"
-            raise UsageError(f"the run {str(self.folder)!r} has {there}, got {number}")
-        return self.trials[number]
+        for trial in self.trials:
+            if trial.number == number:
+                return trial
+        there = f"trials 0 to {self.trials[-1].number}" if self.trials else "no trial yet"
+        lost = " (it was lost to damage)" if self.trials and number < self.trials[-1].number else ""
+        raise UsageError(f"the run {str(self.folder)!r} has {there}, got {number}{lost}")
 
     @property
     def limits(self) -> tuple[Objective, ...]:
@@ -174,6 +171,53 @@ class Run:
     def weights_file(self, number: int) -> Path:
         """Where a trial's trained weights are, if they were kept."""
         return weights_file(self.folder, number)
+
+
+MISFITS = (LookupError, TypeError, ValueError, AttributeError, OverflowError)
+"""What an event raises that tells of what is not there, or not as it should."""
+
+
+class Fold:
+    """A run as far as its events have been told.
+
+    Args:
+        folder: of the run.
+        header: the first event.
+    """
+
+    def __init__(self, folder: Path, header: Event) -> None:
+        self.trials: dict[int, Trial] = {}
+        self._folder, self._header = folder, header
+        self._lesson: tuple[str, str | None] | None = None
+        self._references: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {}
+        self._prints = [(0, header["fingerprint"])] if "fingerprint" in header else []
+        self._forced: list[tuple[int, tuple[str, ...]]] = []
+
+    def add(self, event: Event) -> None:
+        """Tell one more event. Raises one of MISFITS where it does not fit."""
+        if event["event"] == "reference":
+            self._references[event["target"]] = (tuple(event["worst"]), tuple(event["best"]))
+        elif event["event"] == "taught":
+            self._lesson = (str(event["key"]), event.get("file"))
+        elif event["event"] == "resumed" and "fingerprint" in event:
+            count = len(self.trials)
+            self._prints.append((count, event["fingerprint"]))
+            self._forced += [(count, tuple(event["forced"]))] if "forced" in event else []
+        else:
+            apply_event(self.trials, event)
+
+    def run(self) -> Run:
+        """The run."""
+        return Run(
+            folder=self._folder,
+            header=self._header,
+            trials=tuple(self.trials[n] for n in sorted(self.trials)),
+            references=self._references,
+            taught=self._lesson and self._lesson[0],
+            lesson=self._lesson and self._lesson[1],
+            fingerprints=tuple(self._prints),
+            forced=tuple(self._forced),
+        )
 
 
 def front(trials: tuple[Trial, ...], objectives: tuple[Objective, ...]) -> list[Trial]:
@@ -229,6 +273,7 @@ def apply_event(trials: dict[int, Trial], event: Event) -> None:
             measurements=latest(trial.measurements, found),
             failure=failure,
             trained=kind == "trained" and bool(found),
+            weights=event.get("weights", trial.weights),
         )
     elif kind == "reached":
         trial = trials[event["trial"]]
@@ -268,23 +313,3 @@ def _with_test(trial: Trial, event: Event) -> Trial:
         untested=None if failed is None else Failure.from_json(failed),
         whole=tuple(Measurement.from_json(m) for m in event.get("whole", ())),
     )
-
-
-def weights_file(folder: Path, number: int) -> Path:
-    """Where a run keeps a trial's trained weights."""
-    return folder / "weights" / f"{number}.safetensors"
-
-
-def save_weights(folder: Path, number: int, weights: Mapping[str, np.ndarray]) -> None:
-    """Keep trained weights; written beside and moved, so that a file is whole or not there."""
-    path = weights_file(folder, number)
-    path.parent.mkdir(exist_ok=True)
-    draft = path.with_suffix(".part")
-    draft.write_bytes(save({n: np.asarray(a, order="C") for n, a in weights.items()}))
-    draft.replace(path)
-
-
-def load_weights(folder: Path, number: int) -> dict[str, np.ndarray] | None:
-    """Kept weights; None where there are none."""
-    path = weights_file(folder, number)
-    return dict(load_file(path)) if path.is_file() else None

@@ -36,7 +36,8 @@ from paretax.spaces import SETTINGS, check_space, parse_space, training
 from paretax.spaces.dimensions import choose
 from paretax.tasks.outputs import outputs_of
 
-_FILE = "teacher.safetensors"
+LESSON = "teacher.safetensors"
+"""Name of the file of a run that holds what its teacher says."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,14 +153,25 @@ def make_lesson(bench: Workbench, teacher: Teacher) -> Lesson:
     return lesson
 
 
-def keep_lesson(folder: Path, lesson: Lesson) -> None:
-    """Keep a lesson with a run; one that is there stays."""
-    place = folder / _FILE
+def keep_lesson(folder: Path, lesson: Lesson) -> str:
+    """Keep a lesson with a run; one that is there stays.
+
+    Returns:
+        The SHA-256 of the file.
+    """
+    place = folder / LESSON
     if not place.exists():
         _save(place, lesson)
+    return checksum(place)
 
 
-def run_lesson(bench: Workbench, teacher: Teacher, folder: Path, taught: str | None) -> Lesson:
+def run_lesson(
+    bench: Workbench,
+    teacher: Teacher,
+    folder: Path,
+    taught: str | None,
+    written: str | None = None,
+) -> Lesson:
     """The lesson that a run's candidates had.
 
     Args:
@@ -167,18 +179,25 @@ def run_lesson(bench: Workbench, teacher: Teacher, folder: Path, taught: str | N
         teacher: the run's.
         folder: of the run.
         taught: the key that the journal has; None where it has none yet.
+        written: the SHA-256 of the file, as the journal has it; None where it has none.
 
     Raises:
-        UsageError: it is not kept, and today's would be another.
+        UsageError: it is not kept, and today's would be another, or the file was changed.
     """
-    kept = None if taught is None else _load(folder / _FILE, taught)
+    place = folder / LESSON
+    if written is not None and place.is_file() and checksum(place) != written:
+        raise UsageError(
+            f"{str(place)!r} was changed since it was written: its SHA-256 is not the one in the "
+            "journal; bring it back, or delete it, and the teacher is asked again"
+        )
+    kept = None if taught is None else _load(folder / LESSON, taught)
     if kept is not None:
         return kept
     lesson = make_lesson(bench, teacher)
     if taught is not None and lesson.key != taught:
         raise UsageError(
             f"the run {str(folder)!r} had another teacher: its data, its file or a version has "
-            f"changed since, and {_FILE} is not there any more; bring back what was changed"
+            f"changed since, and {LESSON} is not there any more; bring back what was changed"
         )
     return lesson
 

@@ -41,6 +41,7 @@ class Trial:
         measurements: what was measured, on training and validation data alone.
         failure: why it has no full score; None where it has one, or is not done.
         trained: whether its training ended well.
+        weights: the SHA-256 of the file of its trained weights, where they were kept.
         rungs: the metric at each rung that it has reached, in their order.
         stopped: the epoch of the rung at which it was stopped; None where it was not.
         repeats: trainings with further seeds; none unless it was on the final front.
@@ -59,6 +60,7 @@ class Trial:
     measurements: tuple[Measurement, ...] = ()
     failure: Failure | None = None
     trained: bool = False
+    weights: str | None = None
     rungs: tuple[Measurement, ...] = ()
     stopped: int | None = None
     repeats: tuple[Repeat, ...] = ()

@@ -22,9 +22,10 @@ from paretax.evaluators import (
 from paretax.results import pareto
 from paretax.results.gains import baseline_trouble
 from paretax.results.journal import Journal, check_folder
-from paretax.results.run import Run, apply_event, final_front, latest, save_weights
+from paretax.results.run import Run, apply_event, final_front, latest
 from paretax.results.teaching import keep_lesson, run_lesson
 from paretax.results.trial import Trial
+from paretax.results.weights import save_weights
 from paretax.search.config import SearchConfig
 from paretax.search.executors import Executor, make_executor
 from paretax.search.executors.protocol import calls_of
@@ -113,9 +114,9 @@ def run_search(
         else:
             journal.append(resumed(before, plan))
         if spec.lesson is not None:
-            keep_lesson(out, spec.lesson)
+            file = keep_lesson(out, spec.lesson)
             if before is None or before.taught is None:
-                journal.append(taught(spec.lesson))
+                journal.append(taught(spec.lesson, file))
         _Search(plan, out, journal, before, progress).run(executor)
     return Run.open(out)
 
@@ -137,8 +138,9 @@ def _lesson(plan: Plan, out: Path, before: Run | None, progress: Progress) -> Le
             hypervolume=None,
         )
     )
-    taught = None if before is None else before.taught
-    return run_lesson(plan.bench, plan.teacher, out, taught)
+    if before is None:
+        return run_lesson(plan.bench, plan.teacher, out, None)
+    return run_lesson(plan.bench, plan.teacher, out, before.taught, before.lesson)
 
 
 def trial_seed(seed: int, candidate: Candidate) -> int:
@@ -232,7 +234,7 @@ class _Search:
         return found
 
     def _ask(self, batch: int, proposals: Sequence[Proposal]) -> None:
-        first, seed = len(self._trials), self._plan.config.seed
+        first, seed = 1 + max(self._trials, default=-1), self._plan.config.seed
         asked: list[dict[str, Any]] = [
             {"trial": first + i, **p.to_json(), "seed": trial_seed(seed, p.candidate)}
             for i, p in enumerate(proposals)
@@ -324,12 +326,14 @@ class _Search:
     def _note_evaluation(self, event: str, number: int, evaluation: Evaluation) -> None:
         found, trial = evaluation.measurements, self._trials[number]
         failure = evaluation.failure or self._violation(event, trial, found)
+        kept = None
         if evaluation.weights is not None and (failure is None or trial.baseline):
-            self._keep_weights(trial, found, evaluation.weights)
+            kept = self._keep_weights(trial, found, evaluation.weights)
         content: dict[str, Any] = {
             "trial": number,
             "time": round(time.time(), 3),
             "measurements": [m.to_json() for m in found],
+            **({} if kept is None else {"weights": kept}),
         }
         if failure is not None:
             content["failure"] = failure.to_json()
@@ -345,15 +349,19 @@ class _Search:
 
     def _keep_weights(
         self, trial: Trial, found: Sequence[Measurement], weights: Mapping[str, np.ndarray]
-    ) -> None:
+    ) -> str | None:
         """Keep the weights of the baseline, and of a trial that is on a front now.
 
         Others can be trained again.
+
+        Returns:
+            The SHA-256 of the file; None where they were not kept.
         """
         measurements = latest(trial.measurements, tuple(found))
         now = replace(trial, measurements=measurements, trained=True)
         if trial.baseline or self._standing.would_be_on_a_front(now):
-            save_weights(self._out, trial.number, weights)
+            return save_weights(self._out, trial.number, weights)
+        return None
 
     def _observation(self, trial: Trial) -> Observation:
         if trial.valid:

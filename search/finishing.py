@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from paretax.results.final_scores import further_seeds
-from paretax.results.run import load_weights
 from paretax.results.trial import Trial
+from paretax.results.weights import load_weights
 from paretax.search.executors import Executor
 from paretax.search.executors.protocol import calls_of
 
@@ -77,7 +77,11 @@ def score_test(
     left = [trials[n] for n in numbers if not trials[n].tested]
     made = [
         replace(
-            call, extra=(load_weights(folder, call.trial), recorded(trials[call.trial], metric))
+            call,
+            extra=(
+                load_weights(folder, trials[call.trial]),
+                recorded(trials[call.trial], metric),
+            ),
         )
         for call in calls_of("test", left)
     ]

@@ -38,9 +38,10 @@ def resumed(run: Run, plan: Plan) -> dict[str, Any]:
     return event
 
 
-def taught(lesson: Lesson) -> dict[str, Any]:
-    """The event of what a teacher said."""
+def taught(lesson: Lesson, file: str) -> dict[str, Any]:
+    """The event of what a teacher said, and of the SHA-256 of the file that holds it."""
     about = {"key": lesson.key, "teacher": lesson.teacher, "validation": lesson.score}
+    about["file"] = file
     return {"event": "taught", **about}
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from paretax.results import Run
+from paretax.results import Journal, Run, read_events
 
 
 def test_search_then_everything_that_reads_a_run(
@@ -100,8 +100,11 @@ def test_reproduce_tells_a_difference(command: Any, small_run: Path, tmp_path: P
     shutil.copytree(small_run, copy)
     trial = Run.open(copy).trials[0]
     (recorded,) = (m.value for m in trial.measurements if m.objective == "accuracy")
-    journal = copy / "journal.jsonl"
-    journal.write_text(journal.read_text().replace(f'"value":{recorded}', '"value":0.123'))
+    events = json.dumps(list(read_events(copy)))
+    (copy / "journal.jsonl").unlink()
+    with Journal(copy) as journal:
+        for event in json.loads(events.replace(f'"value": {recorded}', '"value": 0.123')):
+            journal.append(event)
     outcome = command("reproduce", copy, 0)
     assert outcome.code == 1
     assert "not reproduced" in outcome.err
@@ -139,3 +142,53 @@ def test_csv_is_read_by_pandas(command: Any, small_run: Path, tmp_path: Path) ->
     file = tmp_path / "front.csv"
     file.write_text(command("leaderboard", small_run, "--format", "csv").out)
     assert list(pd.read_csv(file)["trial"]) == [t.number for t in Run.open(small_run).front("cpu")]
+
+
+def test_check_names_damage_and_saves_the_rest(
+    command: Any, small_run: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(small_run, run)
+    whole = command("check", run)
+    assert (whole.code, whole.err) == (0, "")
+    assert "6 trials" in whole.out
+    path = run / "journal.jsonl"
+    content = bytearray(path.read_bytes())
+    last = content.rindex(b'"tested"')
+    content[last + 1] ^= 1
+    path.write_bytes(content)
+    line = content[:last].count(b"\n") + 1
+    for words in ("leaderboard", "report", "check"):
+        refused = command(words, run)
+        assert refused.code == (1 if words == "check" else 2)
+        assert f"line {line} of" in refused.err + refused.out
+        assert "--repair" in refused.err
+    saved = command("check", run, "--repair")
+    assert saved.code == 0, saved.err
+    assert "6 trials" in saved.out
+    assert command("leaderboard", tmp_path / "run-repaired").code == 0
+
+
+def test_a_search_goes_on_with_what_was_saved(
+    command: Any, config: Any, config_file: Any, tmp_path: Path
+) -> None:
+    path, run = config_file(config), tmp_path / "run"
+    assert command("search", path, "--out", run).code == 0
+    before = Run.open(run)
+    lines = (run / "journal.jsonl").read_bytes().splitlines(keepends=True)
+    second = [i for i, line in enumerate(lines) if b'"event":"asked"' in line][1]
+    lines[second] = lines[second].replace(b"candidate", b"candidatf")
+    (run / "journal.jsonl").write_bytes(b"".join(lines))
+    again = command("search", path, "--out", run, "--resume")
+    assert again.code == 2
+    assert f"line {second + 1} of" in again.err
+    assert command("check", run, "--repair", "-o", tmp_path / "saved").code == 0
+    again = command("search", path, "--out", tmp_path / "saved", "--resume", "--trials", 7)
+    assert (again.code, again.err) == (0, "")
+    after = Run.open(tmp_path / "saved")
+    assert len(after.trials) == 7
+    first = [t for t in before.trials if t.batch == 0]
+    assert [t.candidate for t in after.trials[: len(first)]] == [t.candidate for t in first]
+    assert [t.measurements for t in after.trials[: len(first)]] == [t.measurements for t in first]
+    assert len({t.number for t in after.trials}) == len({t.candidate for t in after.trials}) == 7
+    assert all(t.done for t in after.trials)

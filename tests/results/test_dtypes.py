@@ -16,7 +16,7 @@ from paretax.results import Run, export_bundle, load_bundle, reproduce, verify_b
 from paretax.results.bundle import WEIGHTS
 from paretax.results.checkpoints import load_checkpoint
 from paretax.results.exporting import TOLERANCE, ExportError, check_outputs
-from paretax.results.run import load_weights
+from paretax.results.weights import load_weights
 from paretax.search import parse_config, plan, run_search
 
 TASKS = """
@@ -93,7 +93,7 @@ def test_every_trial_of_the_front_is_exported_and_verified(run: Run, tmp_path: P
         assert trial.test is not None
         search_path = [Path(run.folder).parent]
         assert verify_bundle(folder, search_path).value == trial.test.value
-        weights = load_weights(run.folder, trial.number)
+        weights = load_weights(run.folder, trial)
         assert weights is not None
         inputs = bench.data.test.inputs
         scored = AccuracyEvaluator(bench).outputs(trial.candidate, weights, inputs)
@@ -108,7 +108,7 @@ def test_every_trial_of_the_front_is_exported_and_verified(run: Run, tmp_path: P
 def test_a_trial_is_reproduced_exactly(run: Run) -> None:
     again = reproduce(run, run.front("cpu")[0])
     assert again.equal
-    kept = load_weights(run.folder, run.front("cpu")[0].number)
+    kept = load_weights(run.folder, run.front("cpu")[0])
     assert kept is not None
     assert again.weights is not None
     for name, array in kept.items():

@@ -11,7 +11,7 @@ import pytest
 
 from paretax.errors import UsageError
 from paretax.results import Journal, read_events
-from paretax.results.journal import FILE, FORMAT
+from paretax.results.journal import FILE, FORMAT, has_events
 
 HEADER = {"event": "run", "format": FORMAT, "paretax": "0.1.0"}
 EVENTS: list[dict[str, Any]] = [
@@ -37,7 +37,10 @@ def test_events_come_back_in_their_order(folder: Path) -> None:
 
 def test_an_event_is_one_line_of_json(folder: Path) -> None:
     lines = (folder / FILE).read_text("utf-8").splitlines()
-    assert [json.loads(line) for line in lines] == EVENTS
+    plain = [json.loads(line) for line in lines]
+    assert [line.pop("line") for line in plain] == [1, 2, 3, 4]
+    assert len({line.pop("check") for line in plain}) == 4
+    assert plain == EVENTS
 
 
 def test_an_event_can_be_read_before_the_journal_is_closed(tmp_path: Path) -> None:
@@ -86,9 +89,10 @@ def test_a_journal_that_is_cut_anywhere_goes_on_after_its_last_whole_line(folder
     path = folder / FILE
     whole = path.read_bytes()
     more = {"event": "more", "after": "the cut"}
+    ends = {at for at, byte in enumerate(whole) if byte == ord("\n")}
     for cut in range(len(whole) + 1):
         path.write_bytes(whole[:cut])
-        left = whole[:cut].count(b"\n")
+        left = whole[:cut].count(b"\n") + (cut in ends)  # all of a line but its newline
         if left:
             assert list(read_events(folder)) == EVENTS[:left]
         else:
@@ -122,17 +126,17 @@ def test_a_damaged_line_is_named(folder: Path, line: bytes, at: int) -> None:
         next(events)
 
 
-@pytest.mark.parametrize("form", [None, 0, FORMAT + 1, str(FORMAT)])
+@pytest.mark.parametrize("form", [None, 0, True, 1.0, FORMAT + 1, str(FORMAT), "x" * 10_000])
 def test_a_journal_of_another_format_is_refused(folder: Path, form: Any) -> None:
     header = {**HEADER, "format": form, "paretax": "9.9"}
     (folder / FILE).write_text(json.dumps(header) + "\n")
-    with pytest.raises(UsageError, match=rf"journal format {form!r}.* reads format .*\(9\.9\)"):
+    said = "'xxx.*xxx \\.\\.\\." if str(form).startswith("x") else repr(form)
+    with pytest.raises(UsageError, match=rf"journal format {said}.* reads formats .*\(9\.9\)"):
         list(read_events(folder))
 
 
 def test_a_journal_starts_with_a_run(folder: Path) -> None:
-    path = folder / FILE
-    path.write_bytes(path.read_bytes().split(b"\n", 1)[1])
+    (folder / FILE).write_text(json.dumps(EVENTS[1]) + "\n")
     with pytest.raises(UsageError, match="does not start with a run"):
         list(read_events(folder))
 
@@ -150,3 +154,101 @@ def test_an_empty_journal_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / FILE).write_bytes(content)
     with pytest.raises(UsageError, match="is empty: delete it and start again"):
         list(read_events(tmp_path))
+
+
+# Damage -------------------------------------------------------------------------------------------
+
+
+def refused(folder: Path) -> tuple[list[dict[str, Any]], str]:
+    """The events that come before the refusal of a journal, and its words."""
+    events, found = read_events(folder), []
+    try:
+        for event in events:
+            found.append(event)  # noqa: PERF402  what came before the error counts
+    except UsageError as error:
+        return found, str(error)
+    pytest.fail(f"believed: {found}")
+
+
+def unsealed(path: Path, events: list[dict[str, Any]]) -> None:
+    """Write a journal as format 1 was."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    first, *others = events
+    lines = [json.dumps(event) + "\n" for event in ({**first, "format": 1}, *others)]
+    path.write_text("".join(lines))
+
+
+@pytest.mark.parametrize("bit", range(8))
+def test_no_flipped_bit_is_believed(folder: Path, bit: int) -> None:
+    path = folder / FILE
+    whole = path.read_bytes()
+    for at in range(len(whole)):
+        changed = bytearray(whole)
+        changed[at] ^= 1 << bit
+        path.write_bytes(changed)
+        before, words = refused(folder)
+        line = whole[:at].count(b"\n") + 1  # a changed newline is damage to the line that it ends
+        assert before == EVENTS[: line - 1]
+        if not words.startswith("line "):
+            assert "journal format" in words  # of the header
+            continue
+        later = line + (before == EVENTS[:line])
+        assert words.startswith((f"line {line} of", f"line {later} of"))
+        assert "paretax check RUN --repair" in words
+        with pytest.raises(UsageError):
+            Journal(folder, resume=True)
+        assert path.read_bytes() == changed
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        lambda lines: lines[:1] + lines[2:],
+        lambda lines: [lines[0], lines[2], lines[1], lines[3]],
+        lambda lines: lines[:2] + lines[1:],
+        lambda lines: [*lines[:1], b'{"event":"asked","batch":0,"trials":[]}', *lines[1:]],
+        lambda lines: [*lines[:1], b"", *lines[1:]],
+        lambda lines: [*lines[:1], lines[1].replace(b'"batch":0', b'"batch":1'), *lines[2:]],
+        lambda lines: [*lines[:1], lines[1].replace(b"{", b"{ ", 1), *lines[2:]],
+        lambda lines: [lines[0], lines[1] + lines[2], lines[3]],
+    ],
+)
+def test_lines_that_were_moved_or_edited_are_refused(folder: Path, changed: Any) -> None:
+    path = folder / FILE
+    lines = path.read_bytes().splitlines()
+    path.write_bytes(b"\n".join(changed(lines)) + b"\n")
+    before, words = refused(folder)
+    assert before == EVENTS[: len(before)]
+    assert len(before) in (1, 2)
+    assert f"line {len(before) + 1} of" in words
+
+
+def test_a_journal_of_format_1_opens_and_is_covered_from_its_next_line_on(tmp_path: Path) -> None:
+    path = tmp_path / FILE
+    unsealed(path, EVENTS)
+    before = [{**HEADER, "format": 1}, *EVENTS[1:]]
+    assert list(read_events(tmp_path)) == before
+    with Journal(tmp_path, resume=True) as journal:
+        journal.append({"event": "resumed"})
+        journal.append({"event": "more"})
+    assert list(read_events(tmp_path)) == [*before, {"event": "resumed"}, {"event": "more"}]
+    whole = path.read_bytes()
+    for at in range(len(whole)):
+        changed = bytearray(whole)
+        changed[at] ^= 4
+        path.write_bytes(changed)
+        refused(tmp_path)
+
+
+def test_a_last_line_without_its_newline_counts(folder: Path) -> None:
+    path = folder / FILE
+    path.write_bytes(path.read_bytes()[:-1])
+    assert list(read_events(folder)) == EVENTS
+    with Journal(folder, resume=True) as journal:
+        journal.append({"event": "more"})
+    assert list(read_events(folder)) == [*EVENTS, {"event": "more"}]
+    assert has_events(folder)
+    path.write_bytes(path.read_bytes().split(b"\n")[0])
+    assert has_events(folder)
+    path.write_bytes(path.read_bytes()[:-1])
+    assert not has_events(folder)

@@ -14,7 +14,7 @@ from safetensors.numpy import load_file
 from paretax.evaluators import AccuracyEvaluator, Provenance
 from paretax.results import Run, Trial, export_bundle, load_bundle, reproduce, verify_bundle
 from paretax.results.bundle import MANIFEST, WEIGHTS
-from paretax.results.run import load_weights
+from paretax.results.weights import load_weights
 from paretax.search import parse_config, plan, run_search
 
 SMALL = {"width": 12, "depth": 1, "epochs": 2, "batch_size": 64, "learning_rate": 0.02}
@@ -122,7 +122,7 @@ def test_the_exported_program_scores_as_in_the_search(found: Found) -> None:
     held = bench.data.validation
     outputs = bundle(held.inputs)
     assert bench.task.metric.compute(outputs, held.targets) == measured(found.trial, "accuracy")
-    weights = load_weights(found.run.folder, found.trial.number)
+    weights = load_weights(found.run.folder, found.trial)
     assert weights is not None
     simulated = AccuracyEvaluator(bench).outputs(found.trial.candidate, weights, held.inputs)
     scale = np.abs(simulated).max()
@@ -134,7 +134,7 @@ def test_it_is_reproduced_exactly(found: Found, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("PARETAX_CACHE", str(found.folder.parent / "another cache"))
     again = reproduce(found.run, found.trial)
     assert again.equal
-    kept = load_weights(found.run.folder, found.trial.number)
+    kept = load_weights(found.run.folder, found.trial)
     assert kept is not None
     assert again.weights is not None
     assert again.weights.keys() == kept.keys()

@@ -20,7 +20,7 @@ from paretax.evaluators import (
 )
 from paretax.results import NotReproducedError, Run, Trial, reproduce
 from paretax.results.restoring import trained_weights
-from paretax.results.run import load_weights, save_weights
+from paretax.results.weights import load_weights, save_weights
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ def test_a_trial_comes_out_the_same_again(searched: Run, bench: Workbench) -> No
     (recorded,) = (m.value for m in trial.measurements if m.objective == "accuracy")
     assert (found.metric, found.recorded, found.again) == ("accuracy", recorded, recorded)
     assert found.equal
-    kept = load_weights(searched.folder, trial.number)
+    kept = load_weights(searched.folder, trial)
     assert kept is not None
     assert found.weights is not None
     assert found.weights.keys() == kept.keys()
@@ -95,9 +95,11 @@ def test_kept_weights_are_taken_as_they_are(
 
     monkeypatch.setattr(AccuracyEvaluator, "evaluate", refuse)
     run = replace(searched, folder=tmp_path)
-    save_weights(tmp_path, 0, {"w": np.arange(3.0)})
-    found = trained_weights(run, run.trials[0], bench)
+    written = save_weights(tmp_path, 0, {"w": np.arange(3.0)})
+    found = trained_weights(run, replace(run.trials[0], weights=written), bench)
     assert list(found) == ["w"]
     np.testing.assert_array_equal(found["w"], [0.0, 1.0, 2.0])
     with pytest.raises(AssertionError, match="trained again"):
         trained_weights(run, run.trials[1], bench)
+    with pytest.raises(UsageError, match="was changed since it was written"):
+        trained_weights(run, replace(run.trials[0], weights="0" * 64), bench)

@@ -4,23 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from paretax.errors import UsageError
 from paretax.evaluators import Measurement, Objective, Provenance, Reason
 from paretax.results import Run, Trial
-from paretax.results.run import (
-    apply_event,
-    front,
-    latest,
-    load_weights,
-    save_weights,
-    weights_file,
-)
+from paretax.results.run import apply_event, front, latest
 from paretax.spaces import Candidate
 
 Plain = dict[str, Any]
@@ -231,52 +222,3 @@ def test_an_unknown_trial_says_which_there_are(run: Run, number: int) -> None:
     assert run.trial(6).number == 6
     with pytest.raises(UsageError, match=f"has trials 0 to 6, got {number}"):
         run.trial(number)
-
-
-# Weights ------------------------------------------------------------------------------------------
-
-
-def test_weights_come_back_with_their_names_shapes_and_types(tmp_path: Path) -> None:
-    rng = np.random.default_rng(0)
-    weights: dict[str, np.ndarray] = {
-        "out/kernel": rng.normal(size=(3, 2)).astype(np.float32),
-        "turned": np.arange(6, dtype=np.int32).reshape(2, 3).T,  # not contiguous
-        "half": rng.normal(size=2).astype(np.float16),
-        "scalar": np.array(3.0, np.float32),
-    }
-    save_weights(tmp_path, 5, weights)
-    assert weights_file(tmp_path, 5).is_file()
-    found = load_weights(tmp_path, 5)
-    assert found is not None
-    assert found.keys() == weights.keys()
-    for name, array in weights.items():
-        assert found[name].dtype == array.dtype
-        np.testing.assert_array_equal(found[name], array)
-    save_weights(tmp_path, 5, {"other": np.zeros(1)})  # again, in its place
-    assert list(load_weights(tmp_path, 5) or {}) == ["other"]
-
-
-def test_weights_that_were_not_kept_are_none(run: Run) -> None:
-    assert load_weights(run.folder, 0) is None
-    assert run.weights_file(3) == weights_file(run.folder, 3)
-
-
-def test_a_file_of_weights_is_whole_or_not_there(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    save_weights(tmp_path, 1, {"w": np.ones(2)})
-
-    def torn(path: Path, data: bytes) -> None:
-        with path.open("wb") as file:
-            file.write(data[:9])
-        raise OSError("no space left")
-
-    monkeypatch.setattr(Path, "write_bytes", torn)
-    for number in (1, 2):
-        with pytest.raises(OSError, match="no space left"):
-            save_weights(tmp_path, number, {"w": np.zeros(2)})
-    monkeypatch.undo()
-    np.testing.assert_array_equal((load_weights(tmp_path, 1) or {})["w"], np.ones(2))
-    assert load_weights(tmp_path, 2) is None
-    save_weights(tmp_path, 2, {"w": np.zeros(2)})  # a half file is no hindrance
-    np.testing.assert_array_equal((load_weights(tmp_path, 2) or {})["w"], np.zeros(2))

@@ -110,6 +110,41 @@ def verify(
     )
 
 
+def check(
+    run: RunArgument,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Save what is not damaged into a new folder.")
+    ] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="The new folder.", show_default="RUN-repaired"),
+    ] = None,
+) -> None:
+    """Read all of a run, and say what is damaged."""
+    from paretax.results.checking import check_run
+    from paretax.results.checking import repair as save
+
+    found = check_run(run)
+    for damage in found.damages:
+        say(damage)
+    count = 0 if found.run is None else len(found.run.trials)
+    kept = f"{len(found.events)} events, {count} trials, {len(found.weights)} files of weights"
+    torn = "; its last line was being written when the search was stopped" if found.torn else ""
+    old = f"; {found.unchecked} files of weights have no checksum" if found.unchecked else ""
+    if repair:
+        new = save(found, out or run.with_name(f"{run.resolve().name}-repaired"))
+        say(f"saved {kept} to {new.folder}; {len(found.damages)} damages stay behind")
+    elif found.damages:
+        say(
+            f"failed: {len(found.damages)} damages; {kept} are as they were written: add --repair "
+            "to save these into a new folder",
+            error=True,
+        )
+        raise typer.Exit(1)
+    else:
+        say(f"checked {run}: {kept} are as they were written{torn}{old}")
+
+
 def reproduce(
     run: RunArgument,
     trial: Annotated[int, typer.Argument(min=0, help="Number of a trial.")],
