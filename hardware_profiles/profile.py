@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, ValidationError, model_validator
 
 from paretax.errors import UsageError, unknown
@@ -24,6 +23,7 @@ from paretax.hardware_profiles.quantities import (
     Seconds,
     Watts,
 )
+from paretax.plain import read_yaml_file
 
 Dtype = Literal["f32", "tf32", "bf16", "fp16", "fp8", "int8", "int4"]
 DTYPES: tuple[str, ...] = get_args(Dtype)
@@ -350,12 +350,7 @@ def load_profile(name: str) -> HardwareProfile:
     file = path if own else _FOLDER / f"{name}.yaml"
     if not own and calibrated_path(name).is_file():
         file = calibrated_path(name)
-    try:
-        plain = yaml.safe_load(file.read_text("utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())
-        raise UsageError(f"{str(file)!r} is not YAML: {reason}") from None
-    profile = parse_profile(plain, f"profile {name!r}")
+    profile = parse_profile(read_yaml_file(file), f"profile {name!r}")
     if profile.calibration is None:
         return profile
     beside = str(file.parent / profile.calibration.corrections)

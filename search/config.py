@@ -23,7 +23,7 @@ from paretax.errors import UsageError, shown, unknown
 from paretax.evaluators import Axis, Objective, Target, make_objectives
 from paretax.evaluators.costs import GRID
 from paretax.hardware_profiles import load_profile
-from paretax.search.plain import read_yaml
+from paretax.plain import read_yaml_file
 from paretax.search.samplers import SAMPLERS
 from paretax.search.samplers.options import MOST
 from paretax.spaces import Space, parse_space
@@ -323,11 +323,7 @@ def load_config(path: Path) -> SearchConfig:
     """
     if not path.is_file():
         raise UsageError(f"there is no config {str(path)!r}: check the path")
-    try:
-        text = path.read_text("utf-8")
-    except ValueError as error:  # bytes that are no text
-        raise UsageError(f"{str(path)!r} is not YAML: {error}") from None
-    return parse_config(read_yaml(text, repr(str(path))), str(path))
+    return parse_config(read_yaml_file(path), str(path))
 
 
 def _readable(error: ValidationError, where: str) -> UsageError:

@@ -363,6 +363,28 @@ def test_a_file_that_is_not_yaml_is_named_in_one_line(content: bytes, tmp_path: 
     assert "\n" not in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("name: a\nname: b\n", "the key 'name' stands twice"),
+        ("name: " + "[" * 3000 + "]" * 3000, "nested more than 50"),
+        (
+            "a0: &a0 [l,l,l,l,l,l,l,l,l]\n"
+            + "".join(f"a{i}: &a{i} [{','.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 9)),
+            "more than 100,000 values",
+        ),
+        ("name: &x {a: *x}\n", r"\*x stands within itself"),
+        ("name: " + "x" * 10_000_000, "more than 10,000,000 bytes"),
+    ],
+)
+def test_a_file_that_would_be_endless_is_refused(content: str, words: str, tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(content)
+    with pytest.raises(UsageError, match=rf"'.*mine\.yaml'.* {words}") as refused:
+        load_profile(str(path))
+    assert len(str(refused.value)) < 1000
+
+
 @pytest.mark.parametrize("content", ["", "just text", "- 1"])
 def test_a_file_that_is_no_mapping_is_named(content: str, tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"

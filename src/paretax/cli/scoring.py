@@ -203,7 +203,7 @@ def _chosen(texts: list[str]) -> dict[str, Any]:
 
 
 def _setting(text: str) -> tuple[str, Any]:
-    from paretax.search.plain import read_yaml
+    from paretax.plain import read_yaml
 
     name, equals, value = text.strip().partition("=")
     parsed = read_yaml(value, f"--set {name}") if equals and name else None

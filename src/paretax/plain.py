@@ -1,8 +1,9 @@
-"""Plain data from YAML, as it stands in a config."""
+"""Plain data from YAML, as it stands in a config or a profile."""
 
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -10,6 +11,7 @@ import yaml
 from paretax.errors import UsageError, shortened
 
 _DEEPEST = 50  # lists and mappings within one another
+_LONGEST = 10_000_000  # bytes of a file
 _LARGEST = 100_000  # values, each reference to an anchor counted as what it stands for
 
 
@@ -57,6 +59,23 @@ def _check_size(text: str, where: str) -> None:
             raise UsageError(f"{where} is nested more than {_DEEPEST} levels deep: flatten it")
         if within[-1][1] > _LARGEST:
             raise UsageError(f"{where} holds more than {_LARGEST:,} values: make it smaller")
+
+
+def read_yaml_file(path: Path) -> Any:
+    """Plain data from a YAML file; see `read_yaml`.
+
+    Raises:
+        UsageError: it cannot be read, or what `read_yaml` refuses.
+    """
+    try:
+        if path.stat().st_size > _LONGEST:
+            raise UsageError(f"{str(path)!r} has more than {_LONGEST:,} bytes: make it smaller")
+        text = path.read_text("utf-8")
+    except OSError as error:
+        raise UsageError(f"{str(path)!r} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{str(path)!r} is not YAML: {error}") from None
+    return read_yaml(text, repr(str(path)))
 
 
 class _Loader(yaml.SafeLoader):
