@@ -87,11 +87,13 @@ class Failure:
         reason: for machines.
         message: for people.
         violation: for a broken limit, by how much in units of the limit's size; else 0.
+        traceback: of the exception behind it, for a file of the run; no part of the journal.
     """
 
     reason: Reason
     message: str
     violation: float = 0.0
+    traceback: str = field(default="", compare=False)
 
     def to_json(self) -> dict[str, Any]:
         """As plain data."""

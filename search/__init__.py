@@ -1,7 +1,8 @@
 """The search itself: its config, samplers, executors and engine."""
 
 from paretax.search.config import SearchConfig, load_config, parse_config
-from paretax.search.engine import SearchError, run_search
+from paretax.search.engine import run_search
+from paretax.search.failing import SearchError
 from paretax.search.planning import Plan, plan
 from paretax.search.progress import Progress, Status
 from paretax.search.samplers import Observation, Sampler, make_sampler

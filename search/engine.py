@@ -29,6 +29,7 @@ from paretax.results.weights import save_weights
 from paretax.search.config import SearchConfig
 from paretax.search.executors import Executor, make_executor
 from paretax.search.executors.protocol import calls_of
+from paretax.search.failing import Keeping, check_hope
 from paretax.search.finishing import repeat, score_test, to_repeat
 from paretax.search.planning import Plan
 from paretax.search.planning import plan as plan_of
@@ -45,10 +46,6 @@ from paretax.tasks.loading import goes_by_value, name_of
 
 _BATCH = 8  # candidates asked for at once where neither config nor sampler says
 _HOPELESS = 12  # trials that all fail before a search gives up
-
-
-class SearchError(RuntimeError):
-    """The search cannot go on: nothing that it tries works."""
 
 
 def run_search(
@@ -75,7 +72,7 @@ def run_search(
 
     Raises:
         UsageError: the folder is in use, or holds a run of another search.
-        SearchError: everything fails.
+        SearchError: everything fails; what was tried is in the journal all the same.
         KeyboardInterrupt: the user stopped it; what was measured is in the journal.
     """
     plan = plan_of(plan) if isinstance(plan, SearchConfig) else plan
@@ -83,6 +80,7 @@ def run_search(
     check_folder(out, resume=resume)
     before = run_so_far(out, plan, force_data) if resume else None
     if before is not None and not unfinished(before, plan):
+        check_hope(before.trials)
         return before
     spec = WorkerSpec(
         task=name_of(plan.config.task),
@@ -117,8 +115,10 @@ def run_search(
             file = keep_lesson(out, spec.lesson)
             if before is None or before.taught is None:
                 journal.append(taught(spec.lesson, file))
-        _Search(plan, out, journal, before, progress).run(executor)
-    return Run.open(out)
+        _Search(plan, out, journal, before, progress).run(Keeping(executor, out))
+    run = Run.open(out)
+    check_hope(run.trials)
+    return run
 
 
 def _lesson(plan: Plan, out: Path, before: Run | None, progress: Progress) -> Lesson | None:
@@ -264,7 +264,8 @@ class _Search:
         for trial, evaluation in executor.run(calls_of("train", untrained)):
             self._note_evaluation("trained", trial, evaluation)
         self._set_references()
-        self._give_up_if_hopeless()
+        if self._standing.failed >= _HOPELESS:
+            check_hope(self._trials.values())
         ended = [self._trials[t.number] for t in members]
         foreign = () if self._plan.baseline_is_within else (self._plan.baseline,)
         told = [
@@ -384,15 +385,6 @@ class _Search:
                 worst, best = pareto.reference(losses)
                 self._note("reference", target=target, worst=list(worst), best=list(best))
                 self._references[target] = (worst, best)
-
-    def _give_up_if_hopeless(self) -> None:
-        count = self._standing.failed
-        if count >= _HOPELESS and count == len(self._trials):
-            last = next(t.failure for t in reversed(self._trials.values()) if t.failure is not None)
-            raise SearchError(
-                f"all of the first {count} trials failed, the last with "
-                f"{last.reason}: {last.message}"
-            )
 
     def _finish(self, executor: Executor) -> None:
         """Score the final fronts, and the baseline, with further seeds and on the test split."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
+import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,8 @@ from paretax.evaluators.lanes import DivergedError
 from paretax.evaluators.targets import TargetsEvaluator
 from paretax.spaces import Candidate
 from paretax.tasks import Data, Task, load_task
+
+_LONGEST = 20_000  # characters of a traceback that are kept, the last ones
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,21 +171,27 @@ def _guarded(
     try:
         return evaluate(candidate, seed)
     except UsageError as error:
-        failure = Failure(reason=Reason.BUILD_ERROR, message=str(error))
+        failure = _failed(Reason.BUILD_ERROR, str(error))
     except DivergedError as error:
         failure = Failure(reason=Reason.DIVERGED, message=str(error))
     except (jax.errors.JaxRuntimeError, MemoryError) as error:
         exhausted = isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)
         reason = Reason.OUT_OF_MEMORY if exhausted else Reason.COMPILE_ERROR
-        failure = Failure(reason=reason, message=described(error))
+        failure = _failed(reason, described(error))
     except (Exception, SystemExit, GeneratorExit) as error:
         if _is_told_to_end(error):
             raise
-        failure = Failure(reason=Reason.BUILD_ERROR, message=described(error))
+        failure = _failed(Reason.BUILD_ERROR, described(error))
     seconds = time.perf_counter() - start
-    return Evaluation(
-        failure=Failure(reason=failure.reason, message=f"{failure.message} (after {seconds:.1f} s)")
-    )
+    message = f"{failure.message} (after {seconds:.1f} s)"
+    return Evaluation(failure=replace(failure, message=message))
+
+
+def _failed(reason: Reason, message: str) -> Failure:
+    """A failure by the exception that is being handled."""
+    whole = traceback.format_exc()
+    text = whole if len(whole) <= _LONGEST else f"...\n{whole[-_LONGEST:]}"
+    return Failure(reason=reason, message=message, traceback=text)
 
 
 def _is_told_to_end(error: BaseException) -> bool:

@@ -151,15 +151,26 @@ def test_a_candidate_that_cannot_be_built_fails_alone(tmp_path: Path) -> None:
             assert trial.failure is not None
             assert trial.failure.reason == "build_error"
             assert "no such width" in trial.failure.message
+            kept = (tmp_path / "run" / "failures" / f"{trial.number}.txt").read_text()
+            assert kept.startswith("score:\nTraceback")
+            assert "no such width" in kept
         else:
             assert trial.valid
+            assert not (tmp_path / "run" / "failures" / f"{trial.number}.txt").exists()
     assert len({t.candidate["width"] for t in run.trials}) == 2
 
 
 def test_a_divergent_training_is_a_result(tmp_path: Path) -> None:
     space = {**BASE["space"], "optimizer": "sgd", "learning_rate": 1e30}
     del space["weight_bits"]
-    run = search(tmp_path / "run", space=space, budget={"trials": 2})
+    with pytest.raises(
+        SearchError, match=r"all of the first 2 trials failed, 2 of them with diverged"
+    ):
+        search(tmp_path / "run", space=space, budget={"trials": 2})
+    config = parse_config({**BASE, "space": space, "budget": {"trials": 2}}, "config")
+    with pytest.raises(SearchError, match=r"all of the first 2 trials failed"):  # nor by going on
+        run_search(plan(config), tmp_path / "run", resume=True)
+    run = Run.open(tmp_path / "run")
     reasons = {t.failure.reason for t in run.trials if t.failure is not None}
     assert reasons == {"diverged"}
     assert run.front("cpu") == []

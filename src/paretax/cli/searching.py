@@ -97,9 +97,10 @@ def search(
     failed = sum(t.failure is not None for t in run.trials) - rejected
     stopped = sum(t.stopped is not None for t in run.trials)
     early = f", {stopped} stopped at a rung" if stopped else ""
+    why = f" (tracebacks: {folder / 'failures'})" if (folder / "failures").is_dir() else ""
     say(
         f"{len(run.trials)} trials in {time.monotonic() - start:.0f} s: {fronts}, "
-        f"{rejected} rejected, {failed} failed{early}.\nRead it with: {_commands(run)}"
+        f"{rejected} rejected, {failed} failed{why}{early}.\nRead it with: {_commands(run)}"
     )
     for said in closing_words(run):
         say(said)
