@@ -82,13 +82,12 @@ class Population:
         width = min(_power_of_two(len(members)), MOST)
         about = [jax.devices()[0].device_kind, str(_key(lane, stand, block)), str(width)]
         name = hashlib.sha256("\n".join(about).encode()).hexdigest()[:24]
-        place = cache_folder() / "lanes" / f"{name}.json"
+        place = cache_folder("lanes") / f"{name}.json"
         with suppress(OSError, ValueError, KeyError):  # not measured yet, or not readable
             return bool(json.loads(place.read_text("utf-8"))["batch_pays"])
         seconds = {n: self._time(lane, stand, block, n) for n in (1, width)}
         found = seconds[width] < width * seconds[1]
         with suppress(OSError):  # no place to keep it: it is measured again next time
-            place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             place.write_text(json.dumps({"batch_pays": found, "seconds": seconds}) + "\n", "utf-8")
         return found
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from paretax.hardware_profiles.machine import processor, processor_fingerprint
+from paretax.private import private_folder
 
 SINGLE_THREAD = "--xla_cpu_multi_thread_eigen=false"
 AS_WRITTEN = "--xla_allow_excess_precision=false"
@@ -69,21 +70,27 @@ def apply_worker_environment() -> None:
     jax.config.update("jax_cpu_enable_async_dispatch", False)
     if jax.config.values["jax_compilation_cache_dir"] is not None:
         return  # the user's own
-    try:
-        folder = cache_folder() / "programs" / processor_fingerprint()
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError:
+    folder = cache_folder("programs", processor_fingerprint())
+    if not folder.is_dir():
         return  # no place to keep programs: they are compiled again
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
 
 
-def cache_folder() -> Path:
-    """Where compiled programs and teachers are kept for other runs of this user."""
-    if chosen := os.environ.get("PARETAX_CACHE"):
-        return Path(chosen)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "paretax"
+def cache_folder(*parts: str) -> Path:
+    """Where compiled programs and teachers are kept for other runs of this user, and nobody else.
+
+    Args:
+        parts: names of folders within.
+
+    Raises:
+        UsageError: it belongs to somebody else.
+    """
+    chosen = os.environ.get("PARETAX_CACHE")
+    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    base = Path(chosen) if chosen else caches / "paretax"
+    return private_folder(base, *parts, variable="PARETAX_CACHE", chosen=bool(chosen))
 
 
 def versions() -> dict[str, str]:

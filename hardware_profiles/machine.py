@@ -8,6 +8,8 @@ import platform
 import sys
 from pathlib import Path
 
+from paretax.private import check_owner
+
 
 def processor() -> str:
     """The name of this machine's processor."""
@@ -54,8 +56,13 @@ def memory_size() -> int | None:
 
 
 def user_profiles() -> Path:
-    """The folder of this user's own profiles, such as calibrated ones."""
-    if chosen := os.environ.get("PARETAX_PROFILES"):
-        return Path(chosen)
-    data = os.environ.get("XDG_DATA_HOME")
-    return (Path(data) if data else Path.home() / ".local" / "share") / "paretax" / "profiles"
+    """The folder of this user's own profiles, such as calibrated ones.
+
+    Raises:
+        UsageError: it belongs to somebody else.
+    """
+    chosen, data = os.environ.get("PARETAX_PROFILES"), os.environ.get("XDG_DATA_HOME")
+    shared = Path(data) if data else Path.home() / ".local" / "share"
+    folder = Path(chosen) if chosen else shared / "paretax" / "profiles"
+    check_owner(folder, "PARETAX_PROFILES")
+    return folder

@@ -142,7 +142,7 @@ def make_lesson(bench: Workbench, teacher: Teacher) -> Lesson:
         UsageError: the teacher's training failed, or its program does.
     """
     key, whole = lesson_key(bench, teacher)
-    place = cache_folder() / "teachers" / f"{key}.safetensors"
+    place = cache_folder("teachers") / f"{key}.safetensors"
     kept = _load(place, key) if whole else None
     if kept is not None:
         return kept

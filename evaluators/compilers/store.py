@@ -28,7 +28,7 @@ class Store:
     """
 
     def __init__(self, folder: Path | None = None) -> None:
-        self._folder = folder or cache_folder() / "compiled"
+        self._folder = folder or cache_folder("compiled")
 
     def get(self, key: str, fingerprint: str, with_text: bool = False) -> CompiledProgram | None:
         """A program that was kept; None where there is none.
