@@ -19,7 +19,7 @@ from paretax.results.teaching import Teacher, parse_teacher
 from paretax.results.trial import Repeat, Trial
 from paretax.results.weights import weights_file
 from paretax.spaces import Candidate
-from paretax.tasks import load_task
+from paretax.tasks.loading import recorded_task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,9 +107,8 @@ class Run:
         return None if plain is None else parse_teacher(plain, folders)
 
     def workbench(self) -> Workbench:
-        """The run's task, loaded."""
-        folders = [Path(p) for p in self.header["search_path"]]
-        return Workbench(load_task(self.task_name, folders))
+        """The run's task, as the user named it (see `tasks.loading.recorded_task`)."""
+        return Workbench(recorded_task(self.task_name))
 
     def target(self, name: str | None) -> str:
         """A target of the run; the only one where `name` is None.

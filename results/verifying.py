@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from paretax.errors import UsageError
 from paretax.evaluators import Workbench
 from paretax.evaluators.scoring import metric_of
-from paretax.results.bundle import BrokenBundleError, load_bundle, stored_size
+from paretax.results.bundle import BrokenBundleError, Bundle, load_bundle, stored_size
 from paretax.results.releases import TOLERANCE, both_jaxlibs, same_score
-from paretax.tasks import load_task
+from paretax.tasks import BUILT_IN, Task
+from paretax.tasks.loading import name_task, recorded_task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,36 +21,65 @@ class Verification:
 
     Args:
         files: how many files have the checksum that the manifest says.
-        metric: the name of the metric.
-        value: of the test split, through the exported program.
-        examples: in the test split.
         size: bytes of the stored arrays.
+        metric: the name of the metric.
+        value: of the test split, through the exported program; None where it was left out.
+        examples: in the test split; None where it was left out.
+        left_out: why the score was not checked; or empty.
         note: that another jaxlib is here, and how far the score may be off then; or empty.
     """
 
     files: int
-    metric: str
-    value: float
-    examples: int
     size: int
+    metric: str
+    value: float | None = None
+    examples: int | None = None
+    left_out: str = ""
     note: str = ""
 
 
 def verify_bundle(folder: Path, search_path: Iterable[Path] = ()) -> Verification:
     """Check the files, run the test split through the exported program, and compare the score.
 
+    No code is imported because the bundle says so. A task of the user's own is one that this
+    process has loaded, or that is in `search_path`; where it is neither, all is checked that needs
+    no code, and `left_out` says why the score was not.
+
     Args:
         folder: of the bundle.
         search_path: folders to import a user's task from.
 
     Raises:
-        UsageError: the folder is no bundle, or its task cannot be loaded.
+        UsageError: the folder is no bundle, or the task is not where the user says.
         BrokenBundleError: a checksum, the shape of the inputs, the size or the score is off; the
             score by more than `TOLERANCE` where another jaxlib wrote the bundle.
     """
     bundle = load_bundle(folder)
+    recorded = bundle.manifest["test"]
+    size = stored_size(folder)
+    if size != bundle.manifest["weights"]["bytes"]:
+        raise BrokenBundleError(
+            f"the stored arrays have {size} bytes, and the manifest says "
+            f"{bundle.manifest['weights']['bytes']}"
+        )
+    done = Verification(
+        files=len(bundle.manifest["checksums"]), size=size, metric=recorded["objective"]
+    )
+    name, folders = str(bundle.manifest["task"]), list(search_path)
+    if folders:
+        name_task(name, folders=folders, outside=folder)
+    try:
+        task = recorded_task(name)
+    except UsageError as error:
+        if name in BUILT_IN:
+            raise
+        return replace(done, left_out=str(error))
+    return _with_score(done, bundle, task)
+
+
+def _with_score(done: Verification, bundle: Bundle, task: Task) -> Verification:
     manifest = bundle.manifest
-    bench = Workbench(load_task(manifest["task"], search_path))
+    bench = Workbench(task)
     test = bench.data.test
     expected = tuple(manifest["program"]["inputs"][1:])
     if test.inputs.shape[1:] != expected:
@@ -56,14 +87,7 @@ def verify_bundle(folder: Path, search_path: Iterable[Path] = ()) -> Verificatio
             f"the program takes examples of shape {expected}, and the task's have "
             f"{test.inputs.shape[1:]}"
         )
-    size = stored_size(folder)
-    if size != manifest["weights"]["bytes"]:
-        raise BrokenBundleError(
-            f"the stored arrays have {size} bytes, and the manifest says "
-            f"{manifest['weights']['bytes']}"
-        )
-    outputs = bundle(test.inputs)
-    value = metric_of(bench.task, outputs, test.targets)
+    value = metric_of(bench.task, bundle(test.inputs), test.targets)
     recorded, then = manifest["test"], manifest.get("versions", {})
     note = both_jaxlibs(then)
     note = note and f"{note}: the score may differ by {TOLERANCE:.0%}"
@@ -74,11 +98,4 @@ def verify_bundle(folder: Path, search_path: Iterable[Path] = ()) -> Verificatio
             f"the manifest says {recorded['value']} over {recorded['examples']}"
             f"{note and f' ({note})'}"
         )
-    return Verification(
-        files=len(manifest["checksums"]),
-        metric=recorded["objective"],
-        value=value,
-        examples=len(test),
-        size=size,
-        note=note,
-    )
+    return replace(done, value=value, examples=len(test), note=note)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import inspect
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from paretax.errors import UsageError, unknown
+from paretax.errors import UsageError, shown, unknown
 from paretax.tasks.task import Metric, Task
 
 BUILT_IN: Mapping[str, str] = {
@@ -32,7 +33,7 @@ _UNREAD = {  # members that would change a search if they were read
 OBJECT = "object:"
 """Begins the name of a task that was given as an object, and is in no module."""
 
-_held: dict[str, Task] = {}  # tasks that this process was given as objects, by name
+_held: dict[str, Task] = {}  # tasks that this process was given, or was told to import, by name
 
 
 def load_task(task: Any, search_path: Iterable[Path] = ()) -> Task:
@@ -42,6 +43,8 @@ def load_task(task: Any, search_path: Iterable[Path] = ()) -> Task:
         task: one of `BUILT_IN`, or `module:attribute` (`__main__:attribute` of the script that is
             run); or a task itself; or a class or function without arguments that makes one.
         search_path: folders to import from besides `sys.path`; put behind it for good.
+
+    What was loaded by a name is what a run or a bundle of that name means, in this process.
 
     Raises:
         UsageError: it does not exist, does not import, or is no task.
@@ -59,7 +62,86 @@ def load_task(task: Any, search_path: Iterable[Path] = ()) -> Task:
                 "the task into a module, and name it module:attribute"
             )
         return _held[task]
-    return _check(_made(_imported(task), repr(task)), repr(task))
+    loaded = _check(_made(_imported(task), repr(task)), repr(task))
+    _held[task] = loaded
+    return loaded
+
+
+def recorded_task(name: str) -> Task:
+    """A task that a run or a bundle names. Nothing is imported or called for it.
+
+    It is one of `BUILT_IN`, or was loaded in this process because the user named it: by
+    `load_task`, `name_task`, or a search.
+
+    Raises:
+        UsageError: it is neither.
+    """
+    if name in BUILT_IN or name.startswith(OBJECT):
+        return load_task(name)
+    if name in _held:
+        return _held[name]
+    module, _, attribute = name.partition(":")
+    if module == "__main__":
+        value = getattr(sys.modules["__main__"], attribute, None)
+        if value is None or inspect.isclass(value) or inspect.isroutine(value):
+            raise _not_of_this_script(name)
+        return _check(value, repr(name))
+    raise UsageError(
+        f"the task {shown(name)} is code of a user's own, and no run or bundle says which code "
+        "runs here: name it, as --task-path FOLDER (where its module is) or --task "
+        "MODULE:ATTRIBUTE; in Python, call paretax.load_task first"
+    )
+
+
+def name_task(
+    recorded: str,
+    task: str | None = None,
+    folders: Sequence[Path] = (),
+    outside: Path | None = None,
+) -> None:
+    """Load the task that a run or a bundle names, as the user says which code that is.
+
+    Args:
+        recorded: the name there.
+        task: the user's own name of it; None: the recorded one, of a module in `folders`.
+        folders: where its module is.
+        outside: of the run or bundle; no code is taken from within.
+
+    Raises:
+        UsageError: it does not load, or would come from anywhere else.
+    """
+    if outside is not None and any(
+        folder.resolve().is_relative_to(outside.resolve()) for folder in folders
+    ):
+        raise UsageError(f"no code is run from within {str(outside)!r}: name another folder")
+    if task is None and goes_by_value(recorded):
+        return  # it is in no module
+    if task is None and recorded not in BUILT_IN:
+        _check_is_in(recorded, folders)
+    _held[recorded] = load_task(task or recorded, folders)
+
+
+def _check_is_in(name: str, folders: Sequence[Path]) -> None:
+    """Refuse a module that would come from elsewhere than from these folders."""
+    top = name.partition(":")[0].partition(".")[0]
+    places = [p for f in folders for p in (f / f"{top}.py", f / top / "__init__.py", f / top)]
+    if not top.isidentifier() or not any(place.exists() for place in places):
+        where = ", ".join(repr(str(folder)) for folder in folders) or "a folder that was named"
+        raise UsageError(
+            f"task {shown(name)}: its module is not in {where}: name the folder where it is"
+        )
+    for folder in folders:
+        if str(folder) not in sys.path:
+            sys.path.append(str(folder))
+    importlib.invalidate_caches()
+    found = importlib.util.find_spec(top)
+    origins = [] if found is None else [found.origin, *(found.submodule_search_locations or ())]
+    inside = [Path(o).resolve() for o in origins if o is not None]
+    if not any(o.is_relative_to(f.resolve()) for o in inside for f in folders):
+        raise UsageError(
+            f"task {shown(name)}: another module {top!r} comes before the one in the folder that "
+            "was named: rename it"
+        )
 
 
 def _imported(name: str) -> Any:
@@ -74,7 +156,7 @@ def _imported(name: str) -> Any:
             raise UsageError(
                 f"task {name!r}: there is no module {module_name!r} in the folder of the config, "
                 "the current folder or the environment: check the name, start where it is, or "
-                "name its folder (verify --path)"
+                "name its folder (--task-path)"
             ) from error
         hint = ": install paretax[datasets]" if error.name in _DATASETS else ": install it"
         raise UsageError(f"task {name!r} needs the module {error.name!r}{hint}") from error
@@ -85,13 +167,17 @@ def _imported(name: str) -> Any:
     if hasattr(module, attribute):
         return getattr(module, attribute)
     if module_name == "__main__":
-        raise UsageError(
-            f"the task {name!r} is one of the script or notebook that searched, and not of the one "
-            "that runs now: go on with the run there, or put the task into a module, and name it "
-            "module:attribute"
-        )
+        raise _not_of_this_script(name)
     public = [n for n in vars(module) if not n.startswith("_")]
     raise unknown("attribute", attribute, public, f"module {module_name!r}")
+
+
+def _not_of_this_script(name: str) -> UsageError:
+    return UsageError(
+        f"the task {name!r} is one of the script or notebook that searched, and not of the one "
+        "that runs now: go on with the run there, or put the task into a module, and name it "
+        "module:attribute"
+    )
 
 
 def _made(task: Any, name: str) -> Any:

@@ -103,8 +103,9 @@ def test_a_users_own_task(tmp_path: Path) -> None:
     paretax("search", "examples/my_task.yaml", "--out", run, "--trials", "10")
     tests = [t.test.value for t in Run.open(run).front("cpu") if t.test is not None]
     assert max(tests) >= 0.85
-    paretax("export", run, "--pick", "best:accuracy", "-o", bundle)
-    paretax("verify", bundle, "--path", "examples")
+    paretax("export", run, "--pick", "best:accuracy", "-o", bundle, "--task-path", "examples")
+    assert "the score was not checked" in paretax("verify", bundle)
+    assert "accuracy" in paretax("verify", bundle, "--path", "examples")
 
 
 def test_a_cnn(tmp_path: Path) -> None:

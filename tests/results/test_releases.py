@@ -25,6 +25,7 @@ from paretax.results import (
 from paretax.results.releases import TOLERANCE, read_program, same_score
 from paretax.results.restoring import trained_weights
 from paretax.search import parse_config, plan, run_search
+from paretax.tasks import load_task
 
 KEPT = Path(__file__).parents[1] / "fixtures" / "releases"
 FOLDERS = sorted(KEPT.glob("jax-*"))
@@ -40,6 +41,7 @@ def of(folder: Path) -> str:
 
 def opened(folder: Path) -> Run:
     """The run, with the place of its task on this machine."""
+    load_task("tides:task", [KEPT])
     run = Run.open(folder / "run")
     return replace(run, header={**run.header, "search_path": [str(KEPT)]})
 
@@ -109,6 +111,7 @@ def test_a_bundle_of_an_older_jax_opens_and_one_of_a_newer_says_what_to_do(folde
             load_bundle(folder / "bundle")
         return
     found = verify_bundle(folder / "bundle", [KEPT])
+    assert found.value is not None
     assert math.isclose(found.value, manifest["test"]["value"], rel_tol=TOLERANCE)
     same = manifest["versions"]["jaxlib"] == versions()["jaxlib"]
     assert found.note == "" if same else of(folder) in found.note

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from paretax.errors import UsageError
-from paretax.tasks import BUILT_IN, Task, load_task
+from paretax.tasks import BUILT_IN, Task, load_task, loading
+from paretax.tasks.loading import name_task, recorded_task
 
 SOURCE = """
 from flax import nnx
@@ -211,3 +212,83 @@ def test_the_extra_that_data_sets_need(
         UsageError, match=f"'{task}' needs the module '{package}': install paretax.d"
     ):
         load_task(task)
+
+
+# What a run or a bundle names ---------------------------------------------------------------------
+
+
+@pytest.fixture(autouse=True)
+def nothing_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process in which no task was loaded yet."""
+    monkeypatch.setattr(loading, "_held", {})
+
+
+LOUD = "raise AssertionError('it was imported')"
+
+
+@pytest.mark.parametrize(
+    "name", ["loud:task", "code:interact", "paretax.cli:main", "loud.inner:task", "../loud:task"]
+)
+def test_a_name_that_is_recorded_imports_nothing(
+    name: str, tmp_path: Path, write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write("loud", LOUD)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match=r"--task-path FOLDER .* or --task MODULE:ATTRIBUTE"):
+        recorded_task(name)
+
+
+def test_a_recorded_name_of_the_script_calls_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    main = sys.modules["__main__"]
+    monkeypatch.setattr(main, "made_now", lambda: pytest.fail("called"), raising=False)
+    for name in ("__main__:made_now", "__main__:nothing_of_the_kind"):
+        with pytest.raises(UsageError, match="one of the script or notebook that searched"):
+            recorded_task(name)
+    monkeypatch.setattr(main, "made_now", load_task("digits"))
+    assert recorded_task("__main__:made_now").name == "digits"
+
+
+def test_a_task_that_the_user_named_is_the_recorded_one(tmp_path: Path, write: Write) -> None:
+    write("own_task", SOURCE)
+    name_task("own_task:task", folders=[tmp_path])
+    assert recorded_task("own_task:task").name == "own"
+    name_task("elsewhere:task", "own_task:Own", [tmp_path])
+    assert recorded_task("elsewhere:task").name == "class"
+    assert recorded_task("digits").name == "digits"
+    with pytest.raises(UsageError, match="--task-path"):
+        recorded_task("own_task:other")
+
+
+def test_what_was_loaded_for_a_search_is_named(tmp_path: Path, write: Write) -> None:
+    write("own_task", SOURCE)
+    task = load_task("own_task:Own", [tmp_path])
+    assert recorded_task("own_task:Own") is task
+
+
+@pytest.mark.parametrize("name", ["code:interact", "loud:task", "os.path:join", "a b:task"])
+def test_a_folder_names_only_what_is_in_it(name: str, tmp_path: Path, write: Write) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    write("loud", LOUD)
+    with pytest.raises(UsageError, match=r"its module is not in '.*other'"):
+        name_task(name, folders=[other])
+
+
+def test_a_module_that_hides_the_named_one_is_refused(tmp_path: Path, write: Write) -> None:
+    write("colorsys", SOURCE)
+    with pytest.raises(UsageError, match="another module 'colorsys' comes before"):
+        name_task("colorsys:task", folders=[tmp_path])
+
+
+@pytest.mark.parametrize("inside", [".", "code"])
+def test_no_code_is_taken_from_within_a_run_or_a_bundle(
+    inside: str, tmp_path: Path, write: Write
+) -> None:
+    bundle = tmp_path / "bundle"
+    (bundle / inside).mkdir(parents=True)
+    write(f"bundle/{inside}/loud", LOUD)
+    with pytest.raises(UsageError, match="no code is run from within"):
+        name_task("loud:task", folders=[bundle / inside], outside=bundle)
+    with pytest.raises(UsageError, match="no code is run from within"):
+        name_task("loud:task", "loud:task", [bundle / inside], outside=bundle)

@@ -15,6 +15,14 @@ RunArgument = Annotated[Path, typer.Argument(help="Folder of a run.")]
 ForceOption = Annotated[
     bool, typer.Option("--force-data", help="Go on although data or task code are others.")
 ]
+TaskOption = Annotated[
+    str | None,
+    typer.Option(help="module:attribute of the task, where it is code of your own."),
+]
+TaskPathOption = Annotated[
+    Path | None,
+    typer.Option("--task-path", help="Folder of the module of the task, where it is your own."),
+]
 
 
 class Format(StrEnum):
@@ -66,6 +74,8 @@ def export(
         str, typer.Option(help="knee (nearest to the best of everything) or best:OBJECTIVE.")
     ] = "knee",
     force_data: ForceOption = False,
+    task: TaskOption = None,
+    task_path: TaskPathOption = None,
 ) -> None:
     """Write one point of the front as a bundle that can be deployed."""
     from paretax.evaluators.runtime import apply_worker_environment
@@ -74,6 +84,7 @@ def export(
     from paretax.results import ExportError, NotReproducedError, Run, choose, export_bundle
 
     opened = Run.open(run)
+    _name(opened.task_name, task, task_path, run)
     device = opened.target(target)
     choice = choose(opened, device, where or [], pick)
     trial, alike = choice.trial, choice.describe()
@@ -91,8 +102,12 @@ def export(
 
 def verify(
     bundle: Annotated[Path, typer.Argument(help="Folder of a bundle.")],
-    path: Annotated[
-        Path | None, typer.Option(help="Folder of a user's task; default: the current one.")
+    task: TaskOption = None,
+    task_path: Annotated[
+        Path | None,
+        typer.Option(
+            "--task-path", "--path", help="Folder of the module of the task, where it is your own."
+        ),
     ] = None,
 ) -> None:
     """Check a bundle's files, and its score on the test split, without the run."""
@@ -100,14 +115,31 @@ def verify(
 
     apply_worker_environment()
     from paretax.results import BrokenBundleError, verify_bundle
+    from paretax.results.bundle import read_manifest
 
     with failing_on(BrokenBundleError):
-        found = verify_bundle(bundle, [path or Path.cwd()])
+        if task or task_path:
+            _name(str(read_manifest(bundle)["task"]), task, task_path, bundle)
+        found = verify_bundle(bundle)
+    held = f"verified {bundle}: {found.files} files match their checksums"
+    if found.value is None:
+        say(
+            f"{held}, and {found.size} bytes of weights are as the manifest says; the score was "
+            f"not checked: {found.left_out}"
+        )
+        return
     say(
-        f"verified {bundle}: {found.files} files match their checksums; {found.metric} "
-        f"{found.value:.4f} on {found.examples} test examples and {found.size} bytes of weights "
-        f"are as the manifest says{found.note and f' ({found.note})'}"
+        f"{held}; {found.metric} {found.value:.4f} on {found.examples} test examples and "
+        f"{found.size} bytes of weights are as the manifest says{found.note and f' ({found.note})'}"
     )
+
+
+def _name(recorded: str, task: str | None, folder: Path | None, outside: Path) -> None:
+    """Load what a run or a bundle names, where the user says which code that is."""
+    from paretax.tasks.loading import name_task
+
+    if task or folder:
+        name_task(recorded, task, [] if folder is None else [folder], outside)
 
 
 def check(
@@ -149,6 +181,8 @@ def reproduce(
     run: RunArgument,
     trial: Annotated[int, typer.Argument(min=0, help="Number of a trial.")],
     force_data: ForceOption = False,
+    task: TaskOption = None,
+    task_path: TaskPathOption = None,
 ) -> None:
     """Train a trial again from the journal alone, and compare its score with the recorded one."""
     from paretax.evaluators.runtime import apply_worker_environment
@@ -159,6 +193,7 @@ def reproduce(
     from paretax.results import reproduce as again
 
     opened = Run.open(run)
+    _name(opened.task_name, task, task_path, run)
     found = again(opened, opened.trial(trial), force_data=force_data)
     say(f"trial {trial}: {found.metric} recorded {found.recorded}, now {found.again}")
     if found.equal:
