@@ -246,9 +246,7 @@ def _homes(task: Any) -> list[str]:
 
 def hold_task(task: Any, loaded: Task) -> None:
     """Keep a task that was given as an object, for what this process does with the run later."""
-    name = name_of(task)
-    if name.startswith(OBJECT):
-        _held[name] = loaded
+    _held[name_of(task)] = loaded
 
 
 def goes_by_value(task: Any) -> bool:

@@ -91,8 +91,7 @@ def test_every_trial_of_the_front_is_exported_and_verified(run: Run, tmp_path: P
         folder = tmp_path / str(trial.number)
         manifest = export_bundle(run, trial, "cpu", folder)
         assert trial.test is not None
-        search_path = [Path(run.folder).parent]
-        assert verify_bundle(folder, search_path).value == trial.test.value
+        assert verify_bundle(folder).value == trial.test.value
         weights = load_weights(run.folder, trial)
         assert weights is not None
         inputs = bench.data.test.inputs
