@@ -27,8 +27,8 @@ from paretax.results.teaching import keep_lesson, run_lesson
 from paretax.results.trial import Trial
 from paretax.results.weights import save_weights
 from paretax.search.config import SearchConfig
-from paretax.search.executors import Executor, make_executor
-from paretax.search.executors.protocol import calls_of
+from paretax.search.executors import make_executor
+from paretax.search.executors.protocol import Runner, calls_of
 from paretax.search.failing import Keeping, check_hope
 from paretax.search.finishing import repeat, score_test, to_repeat
 from paretax.search.planning import Plan
@@ -175,7 +175,7 @@ class _Search:
             else time.monotonic() + 60 * plan.config.budget.minutes
         )
 
-    def run(self, executor: Executor) -> None:
+    def run(self, executor: Runner) -> None:
         """Finish what was begun, go on to the end of the budget, and score the final front."""
         state = self._plan.sampler.init(self._plan.space)
         begun = 1 + max((t.batch for t in self._trials.values()), default=-1)
@@ -243,7 +243,7 @@ class _Search:
             asked[0]["baseline"] = True
         self._note("asked", batch=batch, trials=asked)
 
-    def _round(self, executor: Executor, number: int, state: Any) -> Any:
+    def _round(self, executor: Runner, number: int, state: Any) -> Any:
         """Do what is left of a round, and tell the sampler of the trials that end in it.
 
         A trial is scored in the round in which it is asked for, and trained in it: to its end, or
@@ -280,7 +280,7 @@ class _Search:
             return ()
         return self._plan.rungs.of(trial.candidate)
 
-    def _climb(self, executor: Executor, number: int, members: Sequence[Trial]) -> None:
+    def _climb(self, executor: Runner, number: int, members: Sequence[Trial]) -> None:
         """Bring trials to their next rung, and stop there all but the best."""
         if self._plan.rungs is None:
             return
@@ -386,7 +386,7 @@ class _Search:
                 self._note("reference", target=target, worst=list(worst), best=list(best))
                 self._references[target] = (worst, best)
 
-    def _finish(self, executor: Executor) -> None:
+    def _finish(self, executor: Runner) -> None:
         """Score the final fronts, and the baseline, with further seeds and on the test split."""
         fronts = {target: self._contenders(target) for target in self._targets}
         baseline = [t for t in self._trials.values() if t.baseline and t.trained]

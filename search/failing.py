@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
-from types import TracebackType
 
 from paretax.evaluators import Evaluation
 from paretax.results.trial import Trial
-from paretax.search.executors import Executor
-from paretax.search.executors.protocol import Call
+from paretax.search.executors.protocol import Call, Runner
 
 FOLDER = "failures"
 """Of a run: a file for each trial that failed by an exception."""
@@ -38,26 +36,15 @@ def check_hope(trials: Collection[Trial]) -> None:
 
 
 class Keeping:
-    """An executor that writes the traceback of each failure to a file of the run.
+    """Runs calls, and writes the traceback of each failure to a file of the run.
 
     Args:
-        executor: runs the calls; it is entered already.
+        executor: runs them.
         out: folder of the run.
     """
 
-    def __init__(self, executor: Executor, out: Path) -> None:
+    def __init__(self, executor: Runner, out: Path) -> None:
         self._executor, self._folder = executor, out / FOLDER
-
-    def __enter__(self) -> Keeping:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        pass
 
     def run(
         self, calls: Sequence[Call], *, alone: bool = False

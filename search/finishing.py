@@ -12,8 +12,7 @@ from typing import Any, Protocol
 from paretax.results.final_scores import further_seeds
 from paretax.results.trial import Trial
 from paretax.results.weights import load_weights
-from paretax.search.executors import Executor
-from paretax.search.executors.protocol import calls_of
+from paretax.search.executors.protocol import Runner, calls_of
 
 
 class Note(Protocol):
@@ -36,7 +35,7 @@ def to_repeat(contenders: Iterable[Trial], count: int) -> list[tuple[Trial, int]
     return left
 
 
-def repeat(executor: Executor, left: Sequence[tuple[Trial, int]], note: Note) -> None:
+def repeat(executor: Runner, left: Sequence[tuple[Trial, int]], note: Note) -> None:
     """Train trials again with further seeds; a failure is noted, and counts for its seed alone."""
     by_trial: dict[int, deque[tuple[Trial, int]]] = {}
     for trial, seed in left:
@@ -57,7 +56,7 @@ def repeat(executor: Executor, left: Sequence[tuple[Trial, int]], note: Note) ->
 
 
 def score_test(
-    executor: Executor,
+    executor: Runner,
     trials: Mapping[int, Trial],
     numbers: Sequence[int],
     metric: str,

@@ -55,17 +55,8 @@ def calls_of(kind: Kind, trials: Iterable[Trial]) -> list[Call]:
     ]
 
 
-class Executor(Protocol):
-    """Runs evaluations on workers, which live as long as the executor is entered."""
-
-    def __enter__(self) -> Executor: ...
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None: ...
+class Runner(Protocol):
+    """Runs evaluations."""
 
     def run(
         self, calls: Sequence[Call], *, alone: bool = False
@@ -78,3 +69,16 @@ class Executor(Protocol):
                 time. It is always the same worker, on the machine of the driver.
         """
         ...
+
+
+class Executor(Runner, Protocol):
+    """Runs evaluations on workers, which live as long as the executor is entered."""
+
+    def __enter__(self) -> Executor: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None: ...

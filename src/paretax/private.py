@@ -26,12 +26,11 @@ def private_folder(base: Path, *parts: str, variable: str, chosen: bool) -> Path
         UsageError: one of them belongs to somebody else.
     """
     folder = base
-    missing = [p for p in (*reversed(base.parents), base) if not p.exists()]
-    for path in missing:
-        with suppress(OSError):
+    for path in (*reversed(base.parents), base):
+        with suppress(OSError):  # most of them are there
             path.mkdir(mode=_MINE)
     check_owner(base, variable)
-    if not chosen and base not in missing:
+    if not chosen:
         _close(base)
     for part in parts:
         folder = folder / part
