@@ -58,6 +58,11 @@ class Drawn:
             found += [f"{_prefix(self.system, i)}/{name}" for name in own]
         return tuple(found)
 
+    @property
+    def rounds(self) -> bool:
+        """Whether the model itself rounds to a grid."""
+        return any(layer.kind == plain.ROUNDING for layer in self.layers)
+
     def outputs(self, ref: Reference, inputs: Array) -> Array:
         """The model in float64."""
         x = inputs.astype(np.float64)

@@ -76,6 +76,8 @@ _ACTIVATIONS: Mapping[str, tuple[Callable[[jax.Array], jax.Array], Callable[[Arr
     "bounded": (_bounded(), lambda x: np.clip(x, -1, 1)),
     "straight through": (_straight(0.25), lambda x: np.round(x / 0.25) * 0.25),
 }
+ROUNDING = "straight through"
+"""The one that rounds."""
 ACTIVATIONS = tuple(_ACTIVATIONS)
 
 

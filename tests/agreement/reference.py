@@ -150,7 +150,8 @@ class Reference:
             apply: the product.
             at: the slice of a stack.
             scanned: whether a scan takes the slices; each then has a range of inputs of its own.
-            grouped: whether it is a convolution in feature groups.
+            grouped: whether it is a convolution in feature groups, or a table's other use: scales
+                of groups of inputs are not for them.
         """
         w = self.array(name)
         whole = w
@@ -180,7 +181,7 @@ class Reference:
             if asked.scales == "tensor" and not scanned:
                 top = np.full(w.shape, np.abs(whole).max())
             if learned[0] is not None:
-                own = learned[0] if at is None else learned[0][at]
+                own = learned[0] if at is None else learned[0][min(at, len(learned[0]) - 1)]
                 top = _reach(own, asked.weight_bits, w.shape)
             w = on_grid(w, top, asked.weight_bits)
         if asked.input_bits is not None:

@@ -139,7 +139,7 @@ def tied(steps: int, rows: int, width: int) -> Made:
     def naive(ref: Reference, prefix: str, x: Array) -> Array:
         name = f"{prefix}/table/embedding"
         hidden = np.tanh(ref.rows(name, x.astype(int), (1,)).mean(axis=1))
-        return ref.product(name, hidden, (1,), lambda x, w: x @ w.T)
+        return ref.product(name, hidden, (1,), lambda x, w: x @ w.T, grouped=True)
 
     return Made(
         kind=f"tied table {rows} x {width}",
