@@ -16,6 +16,7 @@ from paretax.evaluators.cache import LeastRecentlyUsed
 from paretax.evaluators.calibrating import Calibrator
 from paretax.evaluators.compilation import deployed_program
 from paretax.evaluators.compiling import CompileClock
+from paretax.evaluators.course import Course, course_to_json
 from paretax.evaluators.lanes import DivergedError, Watch
 from paretax.evaluators.measurement import (
     Evaluation,
@@ -83,12 +84,18 @@ class AccuracyEvaluator:
         self._programs: LeastRecentlyUsed[Callable[..., Any]] = LeastRecentlyUsed(64)
         self._suspended: dict[tuple[Candidate, int], Suspended] = {}
 
-    def evaluate(self, candidate: Mapping[str, Any], seed: int) -> Evaluation:
-        """Train a candidate, from where it stands, and score it on the validation split."""
+    def evaluate(self, candidate: Mapping[str, Any], seed: int, course: Course = ()) -> Evaluation:
+        """Train a candidate, from where it stands, and score it on the validation split.
+
+        Args:
+            candidate: what is trained.
+            seed: of its training.
+            course: the way that its training went before, to go the same one.
+        """
         start, compiled = time.perf_counter(), _CLOCK.seconds
         suspended = self._suspended.pop(_key(candidate, seed), None) or self._begin(candidate, seed)
         try:
-            self._advance(suspended, None)
+            self._advance(suspended, None, course)
             weights = self._deployed(candidate, self._trainer.finish(suspended.training))
             trained = time.perf_counter()
             value = self.score(candidate, weights, self._bench.data.validation)
@@ -97,6 +104,7 @@ class AccuracyEvaluator:
         end = time.perf_counter()
         spent = {"compile": _CLOCK.seconds - compiled, "score": end - trained}
         about: dict[str, Any] = {"steps": self.steps(candidate), "seconds": spent}
+        about |= _ran(suspended.training)
         if covered := self._bench.coverage(candidate):
             about["coverage"] = [one.to_json() for one in covered]
         seconds = end - start + suspended.seconds
@@ -108,7 +116,9 @@ class AccuracyEvaluator:
             found.append(count_bytes(self._bench, candidate, pruned))
         return Evaluation(measurements=tuple(found), weights=to_numpy(weights))
 
-    def advance(self, candidate: Mapping[str, Any], seed: int, epochs: int) -> Evaluation:
+    def advance(
+        self, candidate: Mapping[str, Any], seed: int, epochs: int, course: Course = ()
+    ) -> Evaluation:
         """Train a candidate up to a rung, and score it there on the validation split.
 
         It is scored in the form that it has then: pruned as far as its schedule has come, and in
@@ -118,12 +128,13 @@ class AccuracyEvaluator:
             candidate: what is trained.
             seed: of its training.
             epochs: of the rung.
+            course: the way that its training went before, to go the same one.
         """
         start, compiled = time.perf_counter(), _CLOCK.seconds
         key = _key(candidate, seed)
         suspended = self._suspended.pop(key, None) or self._begin(candidate, seed)
         try:
-            self._advance(suspended, epochs)
+            self._advance(suspended, epochs, course)
             trained = time.perf_counter()
             value = self._score_now(suspended.training)
         except DivergedError as error:
@@ -132,7 +143,7 @@ class AccuracyEvaluator:
         seconds = end - start + suspended.seconds
         self._suspend(key, replace(suspended, seconds=0.0))
         spent = {"compile": _CLOCK.seconds - compiled, "score": end - trained}
-        about = {"epoch": epochs, "seconds": spent}
+        about = {"epoch": epochs, "seconds": spent, **_ran(suspended.training)}
         return Evaluation(measurements=(self._measurement(value, "validation", seconds, about),))
 
     def advance_together(
@@ -176,10 +187,10 @@ class AccuracyEvaluator:
         lesson = self._lesson_of(candidate)
         return Suspended(training=self._trainer.begin(candidate, seed, lesson))
 
-    def _advance(self, suspended: Suspended, epochs: int | None) -> None:
+    def _advance(self, suspended: Suspended, epochs: int | None, course: Course) -> None:
         if suspended.diverged is not None:
             raise suspended.diverged
-        self._trainer.advance(suspended.training, epochs)
+        self._trainer.retrace(suspended.training, epochs, course)
 
     def _suspend(self, key: tuple[Candidate, int], suspended: Suspended) -> None:
         """Keep a training for later; of too many, the one that waits longest begins again."""
@@ -362,6 +373,12 @@ class AccuracyEvaluator:
             inputs,
             learned,
         )
+
+
+def _ran(training: Training) -> dict[str, Any]:
+    """How a training ran, where it shared programs with others: a journal retraces it by that."""
+    course = training.stand.course
+    return {"lanes": course_to_json(course)} if course else {}
 
 
 def _below_float32(sites: Mapping[str, Site]) -> bool:

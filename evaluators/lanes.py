@@ -13,6 +13,7 @@ import numpy as np
 from paretax.evaluators.cache import LeastRecentlyUsed
 from paretax.evaluators.calibrating import Calibrator
 from paretax.evaluators.compiling import compile_fast
+from paretax.evaluators.course import Course, Stretch, followed_by
 from paretax.evaluators.masking import Masker
 from paretax.evaluators.randomness import training_key
 from paretax.evaluators.steps import BLOCK, Carry, Form, first_memory
@@ -111,6 +112,12 @@ class Stand:
     grid: Grid = field(default_factory=dict)
     pruned: float = -1.0
     gridded: int = -1  # the epoch that the grid is of
+    course: Course = ()
+
+    def goes_on(self, carry: Carry, count: int, *, lanes: int = 0, place: int = 0) -> None:
+        """So many steps are done, in a program of so many lanes; 0: alone."""
+        self.course = followed_by(self.course, Stretch(first=self.step, lanes=lanes, place=place))
+        self.carry, self.step = carry, self.step + count
 
 
 @dataclass(frozen=True, kw_only=True)

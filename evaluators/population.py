@@ -3,6 +3,7 @@
 Each lane computes what it would alone, up to rounding: on accelerators, products over a batch of
 matrices are summed in another order than those over one. Weights of the lanes of a batch differ
 from those of training alone by at most 1e-4 of the largest after a few hundred steps of the tests.
+What a lane computes does not depend on what the others do, so copies of it retrace its training.
 """
 
 from __future__ import annotations
@@ -20,13 +21,11 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from paretax.evaluators.cache import LeastRecentlyUsed
+from paretax.evaluators.course import MOST_LANES, Stretch
 from paretax.evaluators.lanes import Block, DivergedError, Lane, Lanes, Stand
 from paretax.evaluators.runtime import cache_folder
 from paretax.evaluators.steps import Carry, block_of
 from paretax.tasks import Task
-
-MOST = 256
-"""Lanes in one program at most."""
 
 _SHARE = 0.9  # of the device's memory that a program may take
 
@@ -72,6 +71,26 @@ class Population:
             for key, group in groups.items():
                 self._advance(key, group, members, stands, failed)
 
+    def retrace(self, lane: Lane, stand: Stand, stretch: Stretch, until: int) -> None:
+        """Train a lane on, as it was trained among others: with copies of it in their places.
+
+        Args:
+            lane: what is trained.
+            stand: where it stands; it is moved on.
+            stretch: the program's width, and the lane's place in it.
+            until: steps that are done then.
+
+        Raises:
+            DivergedError: the loss of a step is not finite.
+        """
+        width, place = stretch.lanes, stretch.place
+        while stand.step < until:
+            block, count = self._lanes.next(lane, stand, until)
+            key = _key(lane, stand, block)
+            after, losses = self._run(key, lane, [stand.carry] * width, [block] * width)
+            lane.check(losses[place][:count], stand.step)
+            stand.goes_on(after[place], count, lanes=width, place=place)
+
     def pays(self, members: Sequence[Lane]) -> bool:
         """Whether a batch axis is faster on this device than lane by lane; measured once."""
         if len(members) < 2:
@@ -79,7 +98,7 @@ class Population:
         lane = members[0]
         stand = Stand(carry=self._lanes.start(lane))
         block, _ = self._lanes.next(lane, stand, lane.end)
-        width = min(_power_of_two(len(members)), MOST)
+        width = min(_power_of_two(len(members)), MOST_LANES)
         about = [jax.devices()[0].device_kind, str(_key(lane, stand, block)), str(width)]
         name = hashlib.sha256("\n".join(about).encode()).hexdigest()[:24]
         place = cache_folder("lanes") / f"{name}.json"
@@ -111,7 +130,7 @@ class Population:
         """One block of each lane of a group, as many lanes at a time as the memory holds."""
         place = 0
         while place < len(group):
-            width = min(MOST, self._fits.get(key, MOST))
+            width = min(MOST_LANES, self._fits.get(key, MOST_LANES))
             part = group[place : place + width]
             carries = [stands[i].carry for i, _, _ in part]
             try:
@@ -124,13 +143,13 @@ class Population:
                     raise
                 self._fits[key] = _power_of_two(len(part)) // 2
                 continue
-            for (i, _, count), carry, row in zip(part, after, losses, strict=True):
+            lanes = _power_of_two(len(part))
+            for lane, (i, _, count) in enumerate(part):
                 try:
-                    members[i].check(row[:count], stands[i].step)
+                    members[i].check(losses[lane][:count], stands[i].step)
                 except DivergedError as error:
                     failed[i] = error
-                stands[i].carry = carry
-                stands[i].step += count
+                stands[i].goes_on(after[lane], count, lanes=lanes, place=lane)
             place += len(part)
 
     def _run(

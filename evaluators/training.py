@@ -12,6 +12,7 @@ import numpy as np
 
 from paretax.evaluators.cache import LeastRecentlyUsed
 from paretax.evaluators.calibrating import Calibrator
+from paretax.evaluators.course import Course
 from paretax.evaluators.lanes import DivergedError, Lane, Lanes, Stand, Watch
 from paretax.evaluators.masking import mask_weights
 from paretax.evaluators.population import Population
@@ -122,6 +123,26 @@ class Trainer:
             return
         self._advance(lane, stand, lane.step_after(epochs))
 
+    def retrace(self, training: Training, epochs: int | None, course: Course) -> None:
+        """Train on as `advance` does, the way that a training went before.
+
+        Args:
+            training: is moved on; it has not begun.
+            epochs: from the beginning.
+            course: whether it ran alone, and among how many lanes.
+
+        Raises:
+            DivergedError: the loss of a step is not finite.
+        """
+        lane, stand = training.lane, training.stand
+        end = lane.step_after(epochs)
+        for place, stretch in enumerate(course):
+            after = course[place + 1].first if place + 1 < len(course) else end
+            self._advance(lane, stand, min(stretch.first, end))
+            if stretch.lanes:
+                self._population.retrace(lane, stand, stretch, min(after, end))
+        self.advance(training, epochs)
+
     def finish(self, training: Training) -> Trained:
         """What a training gives when it ends here."""
         return self._lanes.finish(training.lane, training.stand.carry)
@@ -224,7 +245,7 @@ class Trainer:
             block, count = self._lanes.next(lane, stand, until)
             stand.carry, losses = self._program(prepared, block.form)(stand.carry, *block.args)
             lane.check(losses[:count], stand.step)
-            stand.step += count
+            stand.goes_on(stand.carry, count)
             if lane.watch is not None and stand.step % lane.steps == 0:
                 lane.watch(stand.step, stand.carry[0], stand.carry[1])
 

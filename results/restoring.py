@@ -9,6 +9,7 @@ import numpy as np
 
 from paretax.errors import UsageError
 from paretax.evaluators import AccuracyEvaluator, Reason, Workbench
+from paretax.evaluators.course import Course, course_of
 from paretax.results.fingerprint import check_fingerprint, fingerprint
 from paretax.results.releases import both_jaxlibs
 from paretax.results.run import Run
@@ -72,11 +73,12 @@ def reproduce(
     bench = bench or checked_workbench(run, trial, force_data=force_data)
     metric = bench.task.metric.name
     recorded: float | str | None = None
-    for m in trial.measurements:
-        if m.objective == metric:
-            recorded = m.value
+    course: Course = ()
+    trained = [m for m in trial.measurements if m.objective == metric]
     if trial.stopped is not None:
-        recorded = trial.rungs[-1].value
+        trained = [trial.rungs[-1]]
+    for m in trained:
+        recorded, course = m.value, course_of(m.detail)
     if recorded is None and trial.failure is not None:
         recorded = str(trial.failure.reason)
     if recorded is not None and recorded not in _OUTSIDE:
@@ -85,9 +87,9 @@ def reproduce(
             lesson = run_lesson(bench, run.teacher, run.folder, run.taught, run.lesson)
         evaluator = AccuracyEvaluator(bench, lesson)
         if trial.stopped is not None:
-            evaluation = evaluator.advance(trial.candidate, trial.seed, trial.stopped)
+            evaluation = evaluator.advance(trial.candidate, trial.seed, trial.stopped, course)
         else:
-            evaluation = evaluator.evaluate(trial.candidate, trial.seed)
+            evaluation = evaluator.evaluate(trial.candidate, trial.seed, course)
         failure = evaluation.failure
         return Reproduction(
             metric=metric,

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
+from paretax.evaluators.course import course_of
 from paretax.results.final_scores import further_seeds
 from paretax.results.trial import Trial
 from paretax.results.weights import load_weights
@@ -75,13 +76,7 @@ def score_test(
     """
     left = [trials[n] for n in numbers if not trials[n].tested]
     made = [
-        replace(
-            call,
-            extra=(
-                load_weights(folder, trials[call.trial]),
-                recorded(trials[call.trial], metric),
-            ),
-        )
+        replace(call, extra=_to_test(trials[call.trial], metric, folder))
         for call in calls_of("test", left)
     ]
     for number, evaluation in executor.run(made):
@@ -94,6 +89,7 @@ def score_test(
         note("tested", **content)
 
 
-def recorded(trial: Trial, metric: str) -> float:
-    """What a trial's training was recorded with."""
-    return next(m.value for m in trial.measurements if m.objective == metric)
+def _to_test(trial: Trial, metric: str, folder: Path) -> tuple[Any, ...]:
+    """A trial's weights, its recorded metric, and the course of its training."""
+    trained = next(m for m in trial.measurements if m.objective == metric)
+    return load_weights(folder, trial), trained.value, course_of(trained.detail)

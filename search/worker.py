@@ -27,6 +27,7 @@ from paretax.evaluators import (
     Workbench,
     cost_evaluators,
 )
+from paretax.evaluators.course import Course
 from paretax.evaluators.lanes import DivergedError
 from paretax.evaluators.targets import TargetsEvaluator
 from paretax.spaces import Candidate
@@ -113,9 +114,9 @@ class Worker:
         """The metric on the validation split after some epochs of a training, which stays here."""
         return _guarded(partial(self._trainer.advance, epochs=epochs), candidate, seed)
 
-    def train(self, candidate: Candidate, seed: int) -> Evaluation:
+    def train(self, candidate: Candidate, seed: int, course: Course = ()) -> Evaluation:
         """The metric on the validation split, after a training; with the weights."""
-        return _guarded(self._trainer.evaluate, candidate, seed)
+        return _guarded(partial(self._trainer.evaluate, course=course), candidate, seed)
 
     def repeat(self, candidate: Candidate, seed: int) -> Evaluation:
         """The metric on the validation split of a training with another seed; no weights."""
@@ -127,13 +128,15 @@ class Worker:
         seed: int,
         weights: Mapping[str, np.ndarray] | None,
         recorded: float,
+        course: Course = (),
     ) -> Evaluation:
         """The metric on the test split, of these weights, or of the same ones trained again.
 
-        Trained again, they must give the metric that was recorded on the validation split.
+        Trained again, the way that the training went, they must give the metric that was recorded
+        on the validation split.
         """
         if weights is None:
-            again = self.train(candidate, seed)
+            again = self.train(candidate, seed, course)
             if again.failure is not None or again.measurements[0].value != recorded:
                 now = again.failure or again.measurements[0].value
                 message = f"it scored {recorded} in the search; trained again: {now}"

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from types import TracebackType
 
 from paretax.evaluators import Evaluation
-from paretax.evaluators.population import MOST as MOST_LANES
+from paretax.evaluators.course import MOST_LANES
 from paretax.search.executors.dealing import Dealer
 from paretax.search.executors.protocol import Call
 from paretax.search.worker import Worker, WorkerSpec

@@ -32,7 +32,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from paretax.errors import UsageError
 from paretax.evaluators import Evaluation, Failure, Reason, Target
-from paretax.evaluators.population import MOST as MOST_LANES
+from paretax.evaluators.course import MOST_LANES
 from paretax.evaluators.runtime import (
     apply_worker_environment,
     trains_on_cpu,

@@ -13,8 +13,10 @@ import jax
 import numpy as np
 import pytest
 
+from paretax.errors import UsageError
 from paretax.evaluators import AccuracyEvaluator, Workbench
 from paretax.evaluators.calibrating import Calibrator
+from paretax.evaluators.course import course_of
 from paretax.evaluators.lanes import DivergedError
 from paretax.evaluators.population import Population
 from paretax.evaluators.training import Trained, Trainer
@@ -62,6 +64,34 @@ TECHNIQUES: dict[str, dict[str, Any]] = {
 
 
 _SEEDS = {"with learned steps": 7}
+
+
+@pytest.mark.parametrize("technique", TECHNIQUES)
+def test_a_member_is_retraced_to_the_bit(bench: Workbench, technique: str) -> None:
+    """By copies of it in a program as wide, also where others ended before it."""
+    asked = members(5, **TECHNIQUES[technique])
+    many, alone = AccuracyEvaluator(bench, axis="batch"), AccuracyEvaluator(bench)
+    many.advance_together(asked)
+    for candidate, seed in asked:
+        found = many.evaluate(candidate, seed)
+        assert found.weights is not None
+        course = course_of(found.measurements[0].detail)
+        assert course[0].lanes == 8
+        again = alone.evaluate(candidate, seed, course)
+        assert again.measurements[0].value == found.measurements[0].value
+        assert again.measurements[0].detail["lanes"] == found.measurements[0].detail["lanes"]
+        assert again.weights is not None
+        for name, array in found.weights.items():
+            np.testing.assert_array_equal(again.weights[name], array, err_msg=name)
+
+
+@pytest.mark.parametrize(
+    "lanes",
+    [[[0, 300, 0]], [[0, 8, 8]], [[0, -1, 0]], [[9, 2, 0], [4, 0, 0]], [[-1, 2, 0]], 7, [["0", 2]]],
+)
+def test_a_course_that_no_training_takes(lanes: Any) -> None:
+    with pytest.raises(UsageError, match="`lanes` should be"):
+        course_of({"lanes": lanes})
 
 
 @pytest.mark.parametrize("technique", TECHNIQUES)

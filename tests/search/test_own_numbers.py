@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from paretax.results import reproduce
+from paretax.results import Trial, reproduce
 from paretax.search import parse_config, plan, run_search
 
 CODE = '''
@@ -149,9 +149,17 @@ HIDDEN = {
 }
 
 
+def told(trial: Trial) -> list[tuple[int, int, int]]:
+    """How a trial's training ran, as the journal has it."""
+    (trained,) = (m for m in trial.measurements if m.objective == "surprise")
+    found: list[tuple[int, int, int]] = trained.detail.get("lanes", [])
+    return found
+
+
+@pytest.mark.parametrize("population", ["loop", "batch"])
 @pytest.mark.parametrize("kind", ["shown", "hidden"])
 def test_a_search_and_each_alone_agree_exactly(
-    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: str, population: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "own_numbers.py").write_text(CODE)
     monkeypatch.syspath_prepend(tmp_path)
@@ -164,12 +172,15 @@ def test_a_search_and_each_alone_agree_exactly(
         "final_seeds": 0,
         "sampler": "random",
         "executor": "inline",
+        "population": population,
     }
     if kind == "shown":
         config["teacher"] = {"candidate": {"epochs": 2, "scale": 1.3}}
     run = run_search(plan(parse_config(config, "the config")), tmp_path / "run")
     found = [trial for trial in run.trials if trial.failure is None]
     assert len(found) == 3, [trial.failure for trial in run.trials]  # the baseline is one
+    shared = sum(bool(told(trial)) for trial in found)
+    assert shared == (2 if population == "batch" else 0)  # the baseline's programs are its own
     values = []
     for trial in found:
         again = reproduce(run, trial)

@@ -157,6 +157,22 @@ def test_a_search_that_was_cut_off_ends_the_same(run: Run, tmp_path: Path, share
     assert plain(resumed) == plain(run)
 
 
+def test_what_shared_programs_is_reproduced_the_same_way(tmp_path: Path) -> None:
+    """Where many train in one program, products are summed in another order than alone."""
+    space = {**CONFIG["space"], "width": 4, "weight_bits": 3, "quantize": True, "qat": "lsq"}
+    run = search(
+        tmp_path / "run", population="batch", space=space, budget={"trials": 10}, final_seeds=0
+    )
+    bench, ways = run.workbench(), set()
+    for trial in run.trials:
+        at = trial.rungs[-1] if trial.stopped is not None else trial.measurements[-1]
+        ways.add(tuple(lanes for _, lanes, _ in at.detail.get("lanes", [])))
+        if trial.number % 3 == 1 or len(ways) < 4:
+            assert reproduce(run, trial, bench).equal, trial.number
+    assert len(ways) >= 3, ways  # programs of several widths, that changed on the way
+    assert all(trial.test is not None for trial in run.front("cpu"))
+
+
 def test_the_leaderboard_counts_what_was_stopped(run: Run) -> None:
     stopped = sum(t.stopped is not None for t in run.trials)
     assert f"{stopped} stopped at a rung" in " ".join(render(run, None, "table").split())
