@@ -106,6 +106,7 @@ def searched(trials: int, folder: str) -> dict[str, Any]:
         },
         "objectives": ["accuracy", "size"],
         "budget": {"trials": trials},
+        "final_seeds": 0,
         "executor": "inline",
     }
     begin = time.perf_counter()

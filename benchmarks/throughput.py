@@ -71,6 +71,7 @@ def config_of(task: str, trials: int, epochs: int) -> dict[str, Any]:
         "budget": {"trials": trials},
         "sampler": "random",
         "batch": trials,
+        "final_seeds": 0,  # the other sides train each candidate once
     }
 
 
