@@ -12,7 +12,7 @@ import threading
 import time
 import warnings
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -48,12 +48,17 @@ _ATTEMPTS = 3  # how often an evaluation is tried whose worker is lost, be it by
 _RAISED = re.compile(r"[A-Za-z_][\w.]*(Error|Exception|Exit|Interrupt)\b")  # ends a traceback
 _STARTS = 5  # how often a worker is started that is killed before it has loaded
 _START_SECONDS = 300.0  # for a worker to load JAX and the task's data
+_NONE_LEFT = (
+    f"no worker is left, and the cluster gave none within {_START_SECONDS:.0f} s: add a machine, "
+    "and go on with --resume"
+)
 
 
 class RayExecutor:
     """Workers as actors, each a process that keeps its JAX and its compiled programs.
 
-    A worker that dies is replaced, and what it did is tried twice more elsewhere.
+    A worker that dies is replaced, and what it did is tried twice more elsewhere. The others go on
+    meanwhile, and without it where its machine is gone.
 
     Args:
         spec: of the workers.
@@ -76,6 +81,7 @@ class RayExecutor:
         self._address = address
         self._trial_seconds = trial_seconds
         self._actors: list[Any] = []
+        self._coming: dict[Any, _Start] = {}  # by the object that is there once it has loaded
         self._away = [t for t in spec.targets if t.accelerator_type is not None]
         self._devices: dict[str, Any] = {}
         self._shared: Any = None
@@ -221,7 +227,7 @@ class RayExecutor:
     ) -> None:
         for actor in (*self._actors, *self._devices.values()):
             ray.kill(actor)
-        self._actors, self._devices = [], {}
+        self._actors, self._devices, self._coming = [], {}, {}
         if self._started:
             ray.shutdown()
             self._started = False
@@ -231,7 +237,9 @@ class RayExecutor:
     ) -> Iterator[tuple[int, Evaluation]]:
         dealer, attempts = self._dealer, {call.trial: 1 for call in calls}
         dealer.add(calls)
-        free = deque([0] if alone else range(len(self._actors)))
+        asked = [0] if alone else list(range(len(self._actors)))
+        loading = {start.worker for start in self._coming.values()}
+        free = deque(index for index in asked if index not in loading)
         running: dict[Any, _Batch] = {}  # by the stream of its evaluations
         while len(dealer) or running:
             for index in list(free):
@@ -241,8 +249,13 @@ class RayExecutor:
                     arguments = [call.arguments for call in dealt]
                     stream = self._actors[index].run.remote(dealt[0].kind, arguments)
                     running[stream] = _Batch(left=dealt, worker=index, since=time.monotonic())
-            done, _ = ray.wait(list(running), timeout=self._patience(running.values()))
+            if not running and not free and time.monotonic() >= self._hope():
+                raise UsageError(_NONE_LEFT)
+            done, _ = ray.wait([*self._coming, *running], timeout=self._patience(running.values()))
             for stream in map(_as_stream, done):
+                if stream in self._coming:
+                    free.extend(index for index in self._came(stream) if index in asked)
+                    continue
                 batch = running[stream]
                 try:
                     evaluation: Evaluation = ray.get(next(stream))
@@ -253,7 +266,7 @@ class RayExecutor:
                     if isinstance(error, RayTaskError) and not _is_interrupted(error):
                         raise error.as_instanceof_cause() from None
                     del running[stream]
-                    lost = self._lose(batch, free)
+                    lost = self._lose(batch)
                     if lost is None:
                         continue
                     if attempts[lost.trial] < _ATTEMPTS:
@@ -267,9 +280,9 @@ class RayExecutor:
                 else:
                     batch.since = time.monotonic()
                     yield batch.left.popleft().trial, evaluation
-            yield from self._expired(running, free)
+            yield from self._expired(running)
 
-    def _lose(self, batch: _Batch, free: deque[int]) -> Call | None:
+    def _lose(self, batch: _Batch) -> Call | None:
         """Replace a batch's worker; its other calls are dealt again, one by one.
 
         Returns:
@@ -278,22 +291,41 @@ class RayExecutor:
         lost = batch.left.popleft() if batch.left else None
         for call in batch.left:
             self._dealer.add_single(call)
-        self._replace(batch.worker)
-        free.append(batch.worker)
+        self._dealer.forget(batch.worker)
+        self._start(_Start(worker=batch.worker, since=time.monotonic()))
         return lost
 
-    def _replace(self, index: int) -> None:
-        """A new worker in the place of one; it has loaded before the next call's time runs."""
-        ray.kill(self._actors[index])
-        self._actors[index] = self._actor(index)
-        self._dealer.forget(index)
-        self._await_workers([index])
+    def _start(self, start: _Start) -> None:
+        """A new worker in the place of one; it gets no call before it has loaded."""
+        ray.kill(self._actors[start.worker])
+        self._actors[start.worker] = self._actor(start.worker)
+        self._coming[self._actors[start.worker].ready.remote()] = start
 
-    def _patience(self, running: Iterable[_Batch]) -> float | None:
-        """Seconds until the first running call times out; None where none can."""
-        if self._trial_seconds is None:
-            return None
-        ends = [self._late(b) for b in running if b.left and b.left[0].kind != "test"]
+    def _came(self, ready: Any) -> list[int]:
+        """The worker that has loaded; none where it was killed meanwhile, and starts again.
+
+        Raises:
+            UsageError: it raises an error as it starts, or was killed `_STARTS` times.
+        """
+        start = self._coming.pop(ready)
+        try:
+            ray.get(ready)
+        except RayActorError as error:
+            if error.actor_init_failed or start.attempt == _STARTS:
+                raise UsageError(f"the workers do not start: {_reason(error)}") from error
+            self._start(replace(start, attempt=start.attempt + 1))
+            return []
+        return [start.worker]
+
+    def _hope(self) -> float:
+        """Until when a worker may still load: a cluster takes its time to find a place for one."""
+        return _START_SECONDS + max((s.since for s in self._coming.values()), default=0.0)
+
+    def _patience(self, running: Collection[_Batch]) -> float | None:
+        """Seconds until something is late: a running call, or workers where none is left."""
+        ends = [] if running else [self._hope()]
+        if self._trial_seconds is not None:
+            ends += [self._late(b) for b in running if b.left and b.left[0].kind != "test"]
         return max(0.0, min(ends) - time.monotonic()) if ends else None
 
     def _late(self, batch: _Batch) -> float:
@@ -302,9 +334,7 @@ class RayExecutor:
         expected = batch.left if self._together else [batch.left[0]]
         return batch.since + self._trial_seconds * len(expected)
 
-    def _expired(
-        self, running: dict[Any, _Batch], free: deque[int]
-    ) -> Iterator[tuple[int, Evaluation]]:
+    def _expired(self, running: dict[Any, _Batch]) -> Iterator[tuple[int, Evaluation]]:
         if self._trial_seconds is None:
             return
         now = time.monotonic()
@@ -313,7 +343,7 @@ class RayExecutor:
                 continue
             if now >= self._late(batch) and not ray.wait([stream], timeout=0)[0]:
                 del running[stream]
-                lost = self._lose(batch, free)
+                lost = self._lose(batch)
                 assert lost is not None  # it has calls left
                 message = f"it took longer than {self._trial_seconds:g} s"
                 yield lost.trial, _failed(Reason.TIMEOUT, message)
@@ -326,6 +356,15 @@ class _Batch:
     left: deque[Call]
     worker: int
     since: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Start:
+    """A worker that loads in the place of one that was lost."""
+
+    worker: int
+    since: float
+    attempt: int = 1
 
 
 @contextmanager

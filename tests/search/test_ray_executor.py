@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from paretax.errors import UsageError
 from paretax.results import Run
 from paretax.search import load_config, parse_config, plan, run_search
 from paretax.search.executors.protocol import Call
-from paretax.search.executors.ray import RayExecutor
+from paretax.search.executors.ray import RayExecutor, _Start
 from paretax.search.worker import WorkerSpec
 from paretax.spaces import Candidate
 
@@ -104,12 +105,42 @@ def test_workers_that_are_killed_while_they_start_are_started_again(
     found = dict(executor.run(calls(0, 8)))
     assert sorted(found) == list(range(8))
     assert all(evaluation.failure is None for evaluation in found.values())
+    while executor._coming:  # the other worker may have done all meanwhile
+        executor._came(next(iter(executor._coming)))
     assert killed == 3
     monkeypatch.setattr(
         RayExecutor, "_actor", lambda self, i: (a := start(self, i), ray.kill(a))[0]
     )
+    executor._start(_Start(worker=0, since=time.monotonic()))
+    for _ in range(4):
+        assert executor._came(next(iter(executor._coming))) == []
     with pytest.raises(UsageError, match="the workers do not start"):
-        executor._replace(0)
+        executor._came(next(iter(executor._coming)))
+
+
+def test_workers_go_on_without_one_that_finds_no_place(
+    executor: RayExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = RayExecutor._actor
+    nowhere: Any = ray.remote(num_cpus=10**6)(type("Nowhere", (), {"ready": lambda self: None}))
+    monkeypatch.setattr(RayExecutor, "_actor", lambda self, index: nowhere.remote())
+    ray.kill(executor._actors[1])
+    for first in (0, 8):  # in the next round as well
+        found = dict(executor.run(calls(first, 8)))
+        assert sorted(found) == list(range(first, first + 8))
+        assert all(evaluation.failure is None for evaluation in found.values())
+    assert [start.worker for start in executor._coming.values()] == [1]
+    monkeypatch.setattr("paretax.search.executors.ray._START_SECONDS", 0.5)
+    ray.kill(executor._actors[0])
+    with pytest.raises(UsageError, match="no worker is left"):
+        dict(executor.run(calls(16, 8)))
+    monkeypatch.setattr("paretax.search.executors.ray._START_SECONDS", 300.0)
+    monkeypatch.setattr(RayExecutor, "_actor", start)
+    lost = list(executor._coming.values())
+    executor._coming.clear()
+    for one in lost:  # a place is found
+        executor._start(one)
+    assert {24, 25, 26, 27} <= set(dict(executor.run(calls(24, 4))))
 
 
 def test_a_worker_that_dies_after_its_last_call_costs_nothing(
@@ -118,8 +149,8 @@ def test_a_worker_that_dies_after_its_last_call_costs_nothing(
     run = RayExecutor._lose
     ended: list[Any] = []
 
-    def noted(self: RayExecutor, batch: Any, free: Any) -> Any:
-        ended.append(run(self, batch, free))
+    def noted(self: RayExecutor, batch: Any) -> Any:
+        ended.append(run(self, batch))
         return ended[-1]
 
     monkeypatch.setattr(RayExecutor, "_lose", noted)
