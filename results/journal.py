@@ -61,8 +61,14 @@ class Journal:
     def __init__(self, folder: Path, *, resume: bool = False) -> None:
         check_folder(folder, resume=resume)
         path = folder / FILE
-        folder.mkdir(parents=True, exist_ok=True)
-        self._file = path.open("a+b")
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._file = path.open("a+b", buffering=0)
+        except OSError as error:
+            raise UsageError(
+                f"the run {str(folder)!r} cannot be written ({error.strerror}: "
+                f"{str(error.filename)!r}): name a folder of your own with --out"
+            ) from error
         try:
             self._lock(folder)
             self._seal = self._drop_torn_line(path)
@@ -96,8 +102,9 @@ class Journal:
         self._seal = seal
 
     def _write(self, content: bytes) -> None:
-        self._file.write(content)
-        self._file.flush()
+        """Without a buffer: what a full disk takes of it is a torn line, and no more."""
+        while content:
+            content = content[self._file.write(content) :]
         os.fsync(self._file.fileno())
 
     def close(self) -> None:

@@ -25,6 +25,13 @@ def failing_on(*kinds: type[Exception]) -> Iterator[None]:
         sys.exit(1)
 
 
+def refused_by_the_system(error: OSError) -> str:
+    """What the system refused, in one line: a full disk, a folder that may not be written."""
+    said = error.strerror or str(error) or type(error).__name__
+    where = f": {str(error.filename)!r}" if error.filename is not None else ""
+    return " ".join(f"{said[0].lower()}{said[1:]}{where}".split())
+
+
 _IMPATIENT = 10.0  # seconds after a signal in which another one says nothing new
 _AGAIN = 0.05  # seconds until a signal is sent again
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)

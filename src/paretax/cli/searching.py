@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from paretax.cli.failing import ended_once, failing_on, leave
+from paretax.cli.failing import ended_once, failing_on, leave, refused_by_the_system
 from paretax.cli.saying import say
 
 if TYPE_CHECKING:
@@ -80,15 +80,18 @@ def search(
                 address=address,
                 progress=bar,
             )
-    except KeyboardInterrupt as error:
+    except (KeyboardInterrupt, OSError) as error:
         words = ["paretax", "search", str(config), "--out", str(folder)]
         for option, value in (("trials", trials), ("workers", workers), ("address", address)):
             words += [] if value is None else [f"--{option}", str(value)]
         started = (folder / "journal.jsonl").exists()
         words += ["--resume"] if started else []
         kept = "nothing measured is lost" if started else "nothing was measured yet"
+        why = f"failed: {refused_by_the_system(error)}" if isinstance(error, OSError) else "stopped"
         with suppress(OSError):  # the terminal may be gone
-            say(f"stopped; {kept}. Go on with: {shlex.join(words)}", error=True, flush=True)
+            say(f"{why}; {kept}. Go on with: {shlex.join(words)}", error=True, flush=True)
+        if isinstance(error, OSError):
+            raise typer.Exit(1) from error
         leave(error)
     from paretax.results.gains import closing_words
 
