@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from paretax.results.text import in_markdown
 from paretax.results.trial import Trial
 from paretax.spaces.coverage import Coverage
 
@@ -64,7 +65,7 @@ def card_section(covered: Sequence[Mapping[str, Any]]) -> str:
     rows = ["| technique | bytes touched | left as they are |", "| --- | --- | --- |"]
     for plain in covered:
         one = Coverage.from_json(plain)
-        left = [f"{name}: {x.bytes} ({x.why})" for name, x in one.left.items()]
+        left = [in_markdown(f"{name}: {x.bytes} ({x.why})") for name, x in one.left.items()]
         if one.whole:
             left.append(f"weights of products with integers, which go first: {one.whole}")
         if one.unasked:

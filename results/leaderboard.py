@@ -21,6 +21,7 @@ from paretax.results.gains import baseline_trouble, gain_name, gains, untested
 from paretax.results.pareto import relative_hypervolume
 from paretax.results.run import Run
 from paretax.results.table import WIDTH, plain_table, width_of
+from paretax.results.text import in_markdown, in_spreadsheet
 from paretax.results.trial import Trial
 from paretax.spaces.conditions import word
 
@@ -114,19 +115,23 @@ def _rendered(run: Run, target: str, form: Format) -> str:
     if form == "json":
         return json.dumps(_plain(run, target), indent=2)
     if form == "csv":
-        return leaderboard(run, target).to_csv(index=False).rstrip("\n")
+        found = leaderboard(run, target).map(in_spreadsheet).rename(columns=in_spreadsheet)
+        return found.to_csv(index=False).rstrip("\n")
     shown = shown_trials(run, target)
     nothing = f"no trial of {str(run.folder)!r} has finished within the limits yet"
     if not shown:
         return nothing
     if form == "markdown":
         headers, rows = table_cells(run, target)
-        flat = [header.replace("\n", " ") for header in headers]
+        flat = list(map(in_markdown, headers))
+        rows = [list(map(in_markdown, row)) for row in rows]
         right = ["right"] * len(flat)
         text = tabulate(rows, flat, tablefmt="pipe", disable_numparse=True, colalign=right)
     else:
         text = _plain_tables(run, target)
     under = caption(run, target) if run.contenders(target) else nothing
+    if form == "markdown":
+        under = "\n".join(map(in_markdown, under.split("\n")))
     return f"{text}\n\n{under}"
 
 
