@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, ValidationError, model_validator
 
-from paretax.errors import UsageError, unknown
+from paretax.errors import UsageError, shortened, shown, unknown
 from paretax.hardware_profiles.machine import processor_fingerprint, user_profiles
 from paretax.hardware_profiles.quantities import (
     Area,
@@ -233,7 +233,9 @@ def parse_profile(plain: Any, where: str) -> HardwareProfile:
         UsageError: a missing or unknown key, or a value that the profile refuses.
     """
     if not isinstance(plain, Mapping):
-        raise UsageError(f"{where} must be a mapping with name, peak, memories, ..., got {plain!r}")
+        raise UsageError(
+            f"{where} must be a mapping with name, peak, memories, ..., got {shown(plain)}"
+        )
     try:
         return HardwareProfile.model_validate(plain)
     except ValidationError as error:
@@ -271,8 +273,8 @@ def _readable(error: ValidationError, where: str) -> UsageError:
     first = error.errors()[0]
     path = [str(p) for p in first["loc"] if p != "[key]"]
     named = [p for i, p in enumerate(path) if i != 1 or path[0] != "compiler"]  # not its platform
-    place, value = ".".join(named), first["input"]
-    inside = f"`{'.'.join(named[:-1])}` of {where}" if len(named) > 1 else where
+    place, value = shortened(".".join(named)), first["input"]
+    inside = f"`{shortened('.'.join(named[:-1]))}` of {where}" if len(named) > 1 else where
     match first["type"]:
         case "extra_forbidden":
             known = HardwareProfile.model_fields if len(path) == 1 else _keys_beside(path)
@@ -298,7 +300,7 @@ def _readable(error: ValidationError, where: str) -> UsageError:
             rule = _PATTERNS.get(path[-1], first["msg"])
         case kind:
             rule = _RULES.get(kind, first["msg"][0].lower() + first["msg"][1:])
-    return UsageError(f"{where}: {place}: {rule}, got {value!r}")
+    return UsageError(f"{where}: {place}: {rule}, got {shown(value)}")
 
 
 def _keys_beside(path: list[str]) -> list[str]:

@@ -9,6 +9,8 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator
 
+from paretax.errors import shown
+
 _DECIMAL = {"": 1.0, "k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15}
 _BINARY = {"Ki": 2.0**10, "Mi": 2.0**20, "Gi": 2.0**30, "Ti": 2.0**40}
 _SMALL = {"": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9, "p": 1e-12, "f": 1e-15}
@@ -68,21 +70,21 @@ def parse_quantity(text: object, kind: str) -> float:
         "area": "0.5 mm2",
     }[kind]
     if isinstance(text, int | float) and not isinstance(text, bool):
-        raise ValueError(f"{named} must have a unit, got {text!r}: write it like {usual!r}")
+        raise ValueError(f"{named} must have a unit, got {shown(text)}: write it like {usual!r}")
     found = _NUMBER.match(text) if isinstance(text, str) else None
     if found is None:
-        raise ValueError(f"{named} must be a number and a unit like {usual!r}, got {text!r}")
+        raise ValueError(f"{named} must be a number and a unit like {usual!r}, got {shown(text)}")
     number, unit = found.groups()
     if unit is None:
-        raise ValueError(f"{named} must have a unit, got {text!r}: write it like {usual!r}")
+        raise ValueError(f"{named} must have a unit, got {shown(text)}: write it like {usual!r}")
     if unit not in units:
-        raise ValueError(f"{named} must have a unit like that of {usual!r}, got {text!r}")
+        raise ValueError(f"{named} must have a unit like that of {usual!r}, got {shown(text)}")
     try:
         value = float(number) * units[unit]
     except ValueError:
-        raise ValueError(f"{named} must be a number and a unit, got {text!r}") from None
+        raise ValueError(f"{named} must be a number and a unit, got {shown(text)}") from None
     if not math.isfinite(value) or value < 0:
-        raise ValueError(f"{named} must be finite and not negative, got {text!r}")
+        raise ValueError(f"{named} must be finite and not negative, got {shown(text)}")
     return value
 
 

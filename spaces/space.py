@@ -10,7 +10,7 @@ from graphlib import CycleError, TopologicalSorter
 
 import numpy as np
 
-from paretax.errors import UsageError, unknown
+from paretax.errors import UsageError, shortened, unknown
 from paretax.spaces.candidate import Candidate
 from paretax.spaces.conditions import Clause, OneOf, Test
 from paretax.spaces.parameters import Parameter, Value
@@ -113,8 +113,8 @@ class Space:
                 possible = any(test.holds(v) for v in ends) or _overlaps(test, ends)
             if not possible:
                 raise UsageError(
-                    f"{where} can never hold: {name} {test.describe()}, "
-                    f"but {name} takes {parent.describe()}"
+                    f"{where} can never hold: {name} {shortened(test.describe())}, "
+                    f"but {name} takes {shortened(parent.describe())}"
                 )
         return clause
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import FrameType
 
 _TURNS = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
-_LONGEST = 300  # characters of a value or a message that is quoted
+_LONGEST = 200  # characters of a value or a message that is quoted
 
 
 class UsageError(ValueError):
