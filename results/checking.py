@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from paretax.errors import UsageError, described, shown
-from paretax.results.bundle import checksum
 from paretax.results.journal import FILE, FORMAT, Journal, check_folder, read_journal, scan
+from paretax.results.manifest import checksum
 from paretax.results.run import MISFITS, Fold, Run
 from paretax.results.sealing import Event
 from paretax.results.teaching import LESSON

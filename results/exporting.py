@@ -24,13 +24,16 @@ from paretax.evaluators.accuracy import final_masks, parts
 from paretax.evaluators.compilation import deployed_program
 from paretax.evaluators.runtime import machine, versions
 from paretax.evaluators.scoring import metric_of, widened
-from paretax.results import bundle as files
-from paretax.results.bundle import Bundle, checksum
+from paretax.results import manifest as files
+from paretax.results.bundle import Bundle
+from paretax.results.claims import device_of_run
 from paretax.results.coverage import card_section
 from paretax.results.final_scores import final, standard_error
+from paretax.results.manifest import checksum
 from paretax.results.releases import both_jaxlibs, same_score
 from paretax.results.restoring import checked_workbench, trained_weights
 from paretax.results.run import Run
+from paretax.results.text import in_markdown
 from paretax.results.trial import Trial
 from paretax.spaces.compression import compress, deployed_shapes
 from paretax.spaces.storage import layout, pack
@@ -134,6 +137,7 @@ def _write(
         "format": files.FORMAT,
         "task": run.task_name,
         "target": target,
+        "device": device_of_run(run, target),
         "trial": trial.number,
         "candidate": dict(trial.candidate),
         "candidate_id": trial.candidate.id,
@@ -284,30 +288,34 @@ def _with_error(value: float, error: float | None, unit: str) -> str:
 def _card(manifest: Mapping[str, Any]) -> str:
     """A model card in Markdown (Mitchell et al., 2019, arXiv:1810.03993)."""
     test, mean = manifest["test"], manifest["final"]
+    metric = in_markdown(test["objective"])
     rows = [
-        f"| {test['objective']} (test split, {test['examples']} examples) "
-        f"| {_with_error(test['value'], test['standard_error'], test['unit'])} "
+        f"| {metric} (test split, {test['examples']} examples) "
+        f"| {_with_error(test['value'], test['standard_error'], in_markdown(test['unit']))} "
         "| measured, through the exported program |"
     ]
     if mean is not None:
         error = mean["detail"]["standard_error"]
         rows.append(
-            f"| {mean['objective']} (validation split, mean over {len(mean['detail']['seeds'])} "
-            f"further seeds) | {_with_error(mean['value'], error, mean['unit'])} | measured |"
+            f"| {metric} (validation split, mean over {len(mean['detail']['seeds'])} further "
+            f"seeds) | {_with_error(mean['value'], error, in_markdown(mean['unit']))} | measured |"
         )
     for m in manifest["measurements"]:
         chosen = ", by which the search chose it" if mean is not None else ""
         split = f" ({m['detail']['split']} split{chosen})" if "split" in m.get("detail", {}) else ""
         batch = m.get("detail", {}).get("batch")
         batch = f" (batch {batch})" if batch else ""
-        target = f" on {m['target']}" if "target" in m else ""
-        unit = f" {m['unit']}" if m["unit"] else ""
+        target = f" on {in_markdown(m['target'])}" if "target" in m else ""
+        unit = f" {in_markdown(m['unit'])}" if m["unit"] else ""
         spread = f" ± {m['spread']:g}" if "spread" in m else ""
+        name = in_markdown(m["objective"])
         rows.append(
-            f"| {m['objective']}{split}{target}{batch} | {m['value']:.6g}{spread}{unit} "
-            f"| {m['provenance']} |"
+            f"| {name}{split}{target}{batch} | {m['value']:.6g}{spread}{unit} | {m['provenance']} |"
         )
-    choices = "\n".join(f"| {k} | {v} |" for k, v in manifest["candidate"].items())
+    choices = "\n".join(
+        f"| {in_markdown(name)} | {in_markdown(value)} |"
+        for name, value in manifest["candidate"].items()
+    )
     shape = ", ".join(map(str, manifest["program"]["inputs"]))
     table = "\n".join(rows)
     return textwrap.dedent(
@@ -359,16 +367,16 @@ def _card(manifest: Mapping[str, Any]) -> str:
         would make it part of one.
         """
     ).format(
-        task=manifest["task"],
+        task=in_markdown(manifest["task"]),
         trial=manifest["trial"],
-        target=manifest["target"],
+        target=in_markdown(manifest["target"]),
         version=manifest["versions"].get("paretax", ""),
         seed=manifest["seed"],
         table=table,
-        processor=manifest["measured_on"],
+        processor=in_markdown(manifest["measured_on"]),
         choices=choices,
         coverage=card_section(manifest["coverage"]),
-        steps="\n".join(f"{i}. {step}" for i, step in enumerate(manifest["steps"], 1)),
+        steps="\n".join(f"{i}. {in_markdown(step)}" for i, step in enumerate(manifest["steps"], 1)),
         dtype=manifest["program"]["dtype"],
         shape=shape,
         program=files.PROGRAM,

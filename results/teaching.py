@@ -29,8 +29,9 @@ from paretax.evaluators.graph import Description, describe
 from paretax.evaluators.lanes import DivergedError
 from paretax.evaluators.runtime import cache_folder, versions
 from paretax.evaluators.scoring import metric_of, widened
-from paretax.results.bundle import checksum, load_bundle
+from paretax.results.bundle import load_bundle
 from paretax.results.checkpoints import load_checkpoint
+from paretax.results.manifest import checksum
 from paretax.results.releases import read_program
 from paretax.spaces import SETTINGS, check_space, parse_space, training
 from paretax.spaces.dimensions import choose

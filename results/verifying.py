@@ -6,12 +6,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from paretax.errors import UsageError
+from paretax.errors import UsageError, shown
 from paretax.evaluators import Workbench
 from paretax.evaluators.scoring import metric_of
-from paretax.results.bundle import BrokenBundleError, Bundle, load_bundle, stored_size
+from paretax.results.bundle import Bundle, load_bundle, stored_size
+from paretax.results.claims import Claim, claims
+from paretax.results.manifest import BrokenBundleError, digest, read_manifest
 from paretax.results.releases import TOLERANCE, both_jaxlibs, same_score
-from paretax.tasks import BUILT_IN, Task
+from paretax.tasks import BUILT_IN
 from paretax.tasks.loading import name_task, recorded_task
 
 
@@ -25,6 +27,8 @@ class Verification:
         metric: the name of the metric.
         value: of the test split, through the exported program; None where it was left out.
         examples: in the test split; None where it was left out.
+        digest: by which the whole bundle is known.
+        claims: its other figures, each found again here or believed.
         left_out: why the score was not checked; or empty.
         note: that another jaxlib is here, and how far the score may be off then; or empty.
     """
@@ -32,14 +36,21 @@ class Verification:
     files: int
     size: int
     metric: str
+    digest: str
     value: float | None = None
     examples: int | None = None
+    claims: tuple[Claim, ...] = ()
     left_out: str = ""
     note: str = ""
 
 
-def verify_bundle(folder: Path, search_path: Iterable[Path] = ()) -> Verification:
+def verify_bundle(
+    folder: Path, search_path: Iterable[Path] = (), expect: str | None = None
+) -> Verification:
     """Check the files, run the test split through the exported program, and compare the score.
+
+    Figures that a compiler gives are computed again; those that only the device or the training
+    gives are what the bundle claims (see `claims`).
 
     No code is imported because the bundle says so. A task of the user's own is one that this
     process has loaded, or that is in `search_path`; where it is neither, all is checked that needs
@@ -48,12 +59,18 @@ def verify_bundle(folder: Path, search_path: Iterable[Path] = ()) -> Verificatio
     Args:
         folder: of the bundle.
         search_path: folders to import a user's task from.
+        expect: the digest that the bundle had when it was exported. The checksums of a bundle that
+            somebody changed may have been made again; its digest then is another.
 
     Raises:
         UsageError: the folder is no bundle, or the task is not where the user says.
-        BrokenBundleError: a checksum, the shape of the inputs, the size or the score is off; the
-            score by more than `TOLERANCE` where another jaxlib wrote the bundle.
+        BrokenBundleError: the digest, a checksum, the shape of the inputs, the size or the score
+            is off; the score by more than `TOLERANCE` where another jaxlib wrote the bundle.
     """
+    read_manifest(folder)
+    known = digest(folder)
+    if expect is not None and known != expect.lower():
+        raise BrokenBundleError(f"the bundle's digest is {known}, and {shown(expect)} was expected")
     bundle = load_bundle(folder)
     recorded = bundle.manifest["test"]
     size = stored_size(folder)
@@ -63,7 +80,10 @@ def verify_bundle(folder: Path, search_path: Iterable[Path] = ()) -> Verificatio
             f"{bundle.manifest['weights']['bytes']}"
         )
     done = Verification(
-        files=len(bundle.manifest["checksums"]), size=size, metric=recorded["objective"]
+        files=len(bundle.manifest["checksums"]),
+        size=size,
+        metric=recorded["objective"],
+        digest=known,
     )
     name, folders = str(bundle.manifest["task"]), list(search_path)
     if folders:
@@ -73,13 +93,13 @@ def verify_bundle(folder: Path, search_path: Iterable[Path] = ()) -> Verificatio
     except UsageError as error:
         if name in BUILT_IN:
             raise
-        return replace(done, left_out=str(error))
-    return _with_score(done, bundle, task)
+        told = tuple(claims(bundle.manifest, None))
+        return replace(done, claims=told, left_out=str(error))
+    return _with_score(done, bundle, Workbench(task))
 
 
-def _with_score(done: Verification, bundle: Bundle, task: Task) -> Verification:
+def _with_score(done: Verification, bundle: Bundle, bench: Workbench) -> Verification:
     manifest = bundle.manifest
-    bench = Workbench(task)
     test = bench.data.test
     expected = tuple(manifest["program"]["inputs"][1:])
     if test.inputs.shape[1:] != expected:
@@ -98,4 +118,5 @@ def _with_score(done: Verification, bundle: Bundle, task: Task) -> Verification:
             f"the manifest says {recorded['value']} over {recorded['examples']}"
             f"{note and f' ({note})'}"
         )
-    return replace(done, value=value, examples=len(test), note=note)
+    told = tuple(claims(manifest, bench))
+    return replace(done, value=value, examples=len(test), claims=told, note=note)

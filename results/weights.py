@@ -10,7 +10,7 @@ import numpy as np
 from safetensors.numpy import load_file, save
 
 from paretax.errors import UsageError
-from paretax.results.bundle import checksum
+from paretax.results.manifest import checksum
 from paretax.results.trial import Trial
 
 

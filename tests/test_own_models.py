@@ -9,7 +9,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from paretax.results import Run, Trial, export_bundle, load_bundle, verify_bundle
-from paretax.results.bundle import WEIGHTS
+from paretax.results.manifest import WEIGHTS
 from paretax.search import parse_config, plan, run_search
 
 EXAMPLES = Path(__file__).parent.parent / "examples"

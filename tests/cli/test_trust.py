@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from paretax.results import Journal, Run, read_events
-from paretax.results.bundle import checksum
+from paretax.results.manifest import checksum
 
 TASK = """
 import pathlib
@@ -99,14 +99,18 @@ def test_a_bundle_names_no_code(made: Path, tmp_path: Path, name: str) -> None:
     bundle.mkdir()
     for file in (made / "bundle").iterdir():
         (bundle / file.name).write_bytes(file.read_bytes())
-    (bundle / "evil.py").write_text(TASK)
     manifest = json.loads((bundle / "manifest.json").read_text())
     manifest["task"] = name
-    manifest["checksums"]["evil.py"] = checksum(bundle / "evil.py")
     (bundle / "manifest.json").write_text(json.dumps(manifest))
     found = paretax("verify", bundle, cwd=bundle)
     assert found.returncode == 0, found.stderr
     assert f"not checked: the task '{name}'" in found.stdout
+    (bundle / "evil.py").write_text(TASK)
+    manifest["checksums"]["evil.py"] = checksum(bundle / "evil.py")
+    (bundle / "manifest.json").write_text(json.dumps(manifest))
+    unknown = paretax("verify", bundle, cwd=bundle)
+    assert unknown.returncode == 1
+    assert "the file 'evil.py' is none that a bundle has" in unknown.stderr
     inside = paretax("verify", bundle, "--task-path", bundle, cwd=bundle)
     assert inside.returncode == 2
     assert "no code is run from within" in inside.stderr

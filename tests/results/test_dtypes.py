@@ -13,9 +13,9 @@ from safetensors.numpy import load_file, save_file
 
 from paretax.evaluators import AccuracyEvaluator
 from paretax.results import Run, export_bundle, load_bundle, reproduce, verify_bundle
-from paretax.results.bundle import WEIGHTS
 from paretax.results.checkpoints import load_checkpoint
 from paretax.results.exporting import TOLERANCE, ExportError, check_outputs
+from paretax.results.manifest import WEIGHTS
 from paretax.results.weights import load_weights
 from paretax.search import parse_config, plan, run_search
 

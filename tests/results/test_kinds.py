@@ -13,7 +13,7 @@ from safetensors.numpy import load_file
 
 from paretax.evaluators import AccuracyEvaluator, Provenance
 from paretax.results import Run, Trial, export_bundle, load_bundle, reproduce, verify_bundle
-from paretax.results.bundle import MANIFEST, WEIGHTS
+from paretax.results.manifest import MANIFEST, WEIGHTS
 from paretax.results.weights import load_weights
 from paretax.search import parse_config, plan, run_search
 

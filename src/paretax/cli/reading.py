@@ -82,6 +82,7 @@ def export(
 
     apply_worker_environment()
     from paretax.results import ExportError, NotReproducedError, Run, choose, export_bundle
+    from paretax.results.manifest import digest
 
     opened = Run.open(run)
     _name(opened.task_name, task, task_path, run)
@@ -96,6 +97,7 @@ def export(
         f"test split (measured through the exported program), "
         f"{manifest['weights']['bytes']} bytes of weights"
     )
+    say(f"digest {digest(out)}: paretax verify --expect holds it to that")
     if alike is not None:
         say(alike)
 
@@ -109,29 +111,36 @@ def verify(
             "--task-path", "--path", help="Folder of the module of the task, where it is your own."
         ),
     ] = None,
+    expect: Annotated[
+        str | None, typer.Option(help="The digest that export printed: of nothing else.")
+    ] = None,
 ) -> None:
     """Check a bundle's files, and its score on the test split, without the run."""
     from paretax.evaluators.runtime import apply_worker_environment
 
     apply_worker_environment()
     from paretax.results import BrokenBundleError, verify_bundle
-    from paretax.results.bundle import read_manifest
+    from paretax.results.manifest import read_manifest
 
     with failing_on(BrokenBundleError):
         if task or task_path:
             _name(str(read_manifest(bundle)["task"]), task, task_path, bundle)
-        found = verify_bundle(bundle)
+        found = verify_bundle(bundle, expect=expect)
     held = f"verified {bundle}: {found.files} files match their checksums"
     if found.value is None:
         say(
             f"{held}, and {found.size} bytes of weights are as the manifest says; the score was "
             f"not checked: {found.left_out}"
         )
-        return
-    say(
-        f"{held}; {found.metric} {found.value:.4f} on {found.examples} test examples and "
-        f"{found.size} bytes of weights are as the manifest says{found.note and f' ({found.note})'}"
-    )
+    else:
+        note = found.note and f" ({found.note})"
+        say(
+            f"{held}; {found.metric} {found.value:.4f} on {found.examples} test examples and "
+            f"{found.size} bytes of weights are as the manifest says{note}"
+        )
+    for one in found.claims:
+        say(f"  {one.figure} {one.value}: {'checked' if one.held else 'claimed'} ({one.why})")
+    say(f"digest {found.digest}")
 
 
 def _name(recorded: str, task: str | None, folder: Path | None, outside: Path) -> None:
