@@ -137,6 +137,14 @@ ROWS = (
         "from parts that are known: {parts_s_1000:.1f} s, a whole program that is not: "
         "{whole_s:.1f} s; least rank agreement of parts {parts_spearman:.3f}",
     ),
+    Row(
+        script="faults",
+        compared="damages that are made on purpose, with new checksums where somebody could make "
+        "them: what of them is believed",
+        found="{journal_damages} journals: {journal_believed}; {bundle_damages} bundles: "
+        "{bundle_believed}. {bad_inputs:,} configs and profiles changed at random: {tracebacks} "
+        "tracebacks, {hangs} hangs",
+    ),
 )
 
 

@@ -18,8 +18,8 @@ MISSING = 3  # the exit status of a script whose peer is not installed
 @pytest.mark.parametrize(
     "script",
     [
-        "distillation", "joint", "latency_model", "lottery_ticket", "pruning", "quantization",
-        "scaling", "score_speed", "signatures", "systolic",
+        "distillation", "faults", "joint", "latency_model", "lottery_ticket", "pruning",
+        "quantization", "scaling", "score_speed", "signatures", "systolic",
         pytest.param("throughput", marks=pytest.mark.slow),  # starts two local clusters
     ],
 )  # fmt: skip
