@@ -46,12 +46,15 @@ class Claim:
 def device_of_run(run: Run, target: str) -> dict[str, Any]:
     """What a manifest keeps of the device, so that its figures can be computed again."""
     (config,) = (t for t in run.header["config"]["targets"] if t["name"] == target)
+    then = {**run.header["versions"], **run.header["machine"]}
     return {
         "batch": config.get("batch", 1),
         "grid": config.get("grid", GRID),
         "measure": config.get("measure"),
         "parts": config.get("parts", False),
+        "elsewhere": config.get("accelerator_type") is not None,
         "profile": _digest(run.header["profiles"][target]),
+        "scored_with": {key: then.get(key) for key in _SAME},
     }
 
 
@@ -110,6 +113,8 @@ def _again(
         return {}, "it takes the task's code: name it with --task or --task-path"
     if device is None:
         return {}, "the bundle is of an earlier version, and does not say how it was obtained"
+    if device["elsewhere"]:
+        return {}, "it was found on another machine, beside the device"
     if device["parts"]:
         return {}, "it was priced from parts, which depend on what else was compiled"
     if name not in profile_names():
@@ -133,8 +138,7 @@ def _again(
 
 def _differing(manifest: Mapping[str, Any]) -> str:
     """What differs of that on which compiled and modelled figures depend; empty: nothing."""
-    then = {**manifest.get("versions", {}), **manifest.get("machine", {})}
-    now = {**versions(), **machine()}
+    then, now = manifest["device"]["scored_with"], {**versions(), **machine()}
     profile = load_profile(str(manifest["target"]))
     differing = [key for key in _SAME if then.get(key) != now.get(key)]
     if manifest["device"]["profile"] != _digest(profile.model_dump(mode="json")):

@@ -57,6 +57,8 @@ class _Device(_Part):
     grid: Annotated[float, Field(ge=0)]
     measure: bool | None
     parts: bool
+    elsewhere: bool
+    scored_with: dict[str, str | None]
     profile: Annotated[str, Field(max_length=64)]
 
 
@@ -76,7 +78,6 @@ class _Manifest(_Part):
     candidate: dict[str, Any]
     measurements: Annotated[list[_Measurement], Field(max_length=1000)]
     device: _Device | None = None
-    machine: dict[str, Any] = Field(default_factory=dict)
     test: _Test
     program: _Program
     weights: _Weights

@@ -184,7 +184,7 @@ def test_memory_that_was_made_up_is_refused(copied: Path) -> None:
     edit(copied, change("memory", 1.0))
     with pytest.raises(BrokenBundleError, match="memory on cpu is said to be 1 bytes"):
         verify_bundle(copied)
-    edit(copied, lambda m: m["machine"].update(processor="another one"))
+    edit(copied, lambda m: m["device"]["scored_with"].update(processor="another one"))
     held, why = told(copied)["memory on cpu"]
     assert not held
     assert "comes out here, with another processor" in why
