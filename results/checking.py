@@ -8,7 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from paretax.errors import UsageError, described, shown
-from paretax.results.journal import FILE, FORMAT, Journal, check_folder, read_journal, scan
+from paretax.results.journal import (
+    FILE,
+    FORMAT,
+    Journal,
+    check_folder,
+    empty_journal,
+    read_journal,
+    scan,
+)
 from paretax.results.manifest import checksum
 from paretax.results.run import MISFITS, Fold, Run
 from paretax.results.sealing import Event
@@ -50,7 +58,7 @@ def check_run(folder: Path) -> Checked:
     An event of a trial that is lost is lost with it.
 
     Raises:
-        UsageError: it is no run, or its journal is of another version.
+        UsageError: it is no run, or its journal is empty or of another version.
     """
     content = read_journal(folder)
     damages: list[str] = []
@@ -74,6 +82,8 @@ def check_run(folder: Path) -> Checked:
                 )
                 continue
         events.append(line.event)
+    if not events and not damages:
+        raise empty_journal(folder)
     run = None if fold is None else fold.run()
     states = {t.number: weights_state(folder, t) for t in (run.trials if run else ())}
     damages += [

@@ -139,7 +139,12 @@ def read_events(folder: Path) -> Iterator[Event]:
         empty = False
         yield event
     if empty:
-        raise UsageError(f"the journal of {str(folder)!r} is empty: delete it and start again")
+        raise empty_journal(folder)
+
+
+def empty_journal(folder: Path) -> UsageError:
+    """An error for a journal without a whole line."""
+    return UsageError(f"the journal of {str(folder)!r} is empty: delete it and start again")
 
 
 def read_journal(folder: Path) -> bytes:

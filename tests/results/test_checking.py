@@ -139,6 +139,13 @@ def test_without_its_first_line_nothing_can_be_saved(copied: Path, tmp_path: Pat
     assert not (tmp_path / "saved").exists()
 
 
+@pytest.mark.parametrize("content", [b"", b'{"n": 1, "event": "ru'])
+def test_a_journal_without_a_whole_line_is_no_run(copied: Path, content: bytes) -> None:
+    (copied / "journal.jsonl").write_bytes(content)
+    with pytest.raises(UsageError, match="is empty: delete it and start again"):
+        check_run(copied)
+
+
 def test_a_run_is_not_saved_over_another(copied: Path) -> None:
     with pytest.raises(UsageError, match="exists"):
         repair(check_run(copied), copied)
