@@ -8,6 +8,7 @@ import os
 import re
 import signal
 import socket
+import tempfile
 import threading
 import time
 import warnings
@@ -164,6 +165,7 @@ class RayExecutor:
             # JAX warns of any fork in its process; Ray forks only to start programs at once.
             warnings.filterwarnings("ignore", r"os\.fork\(\) was called", RuntimeWarning)
             if self._address is None:
+                _check_temporary_folder()
                 # Ray makes its workers yield (nice 15) to all else: on a busy machine they would
                 # hardly start, and what they measure would be of that.
                 os.environ.setdefault("RAY_worker_niceness", "0")
@@ -377,6 +379,20 @@ def _signals_kept() -> Iterator[None]:
     finally:
         if main and before is not None:
             signal.signal(signal.SIGTERM, before)
+
+
+def _check_temporary_folder() -> None:
+    """Refuse a folder of temporary files whose name Ray cannot write.
+
+    Raises:
+        UsageError: names it.
+    """
+    place = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
+    if not place.isascii():
+        raise UsageError(
+            f"Ray's temporary files must lie in a folder with an ASCII name, got {place!r}: set "
+            "TMPDIR or RAY_TMPDIR to another one, or `executor: inline`"
+        )
 
 
 def _check_reachable(address: str) -> None:

@@ -251,6 +251,19 @@ def test_a_device_that_this_machine_has_not_is_misuse(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
+def test_temporary_files_lie_where_ray_can_name_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path / "übung"))
+    spec = WorkerSpec(task="breast_cancer", search_path=(), targets=(), wanted=("size",))
+    with (
+        pytest.raises(UsageError, match=r"ASCII name, got '.*übung'"),
+        RayExecutor(spec, workers=1),
+    ):
+        pass
+    assert not ray.is_initialized()
+
+
 def test_a_cluster_that_is_not_there_leaves_nothing_behind(tmp_path: Path) -> None:
     config = {
         "task": "breast_cancer",
