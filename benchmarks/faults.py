@@ -277,7 +277,7 @@ def main() -> None:
 
     numbers = {
         "journals": of_scale(given, full=600, quick=600, smoke=40),
-        "bundles": of_scale(given, full=600, quick=100, smoke=4),
+        "bundles": of_scale(given, full=600, quick=100, smoke=2),
         "inputs": of_scale(given, full=1500, quick=1500, smoke=60),
     }
     with tempfile.TemporaryDirectory() as place:

@@ -30,6 +30,7 @@ from paretax.results.claims import device_of_run
 from paretax.results.coverage import card_section
 from paretax.results.final_scores import final, standard_error
 from paretax.results.manifest import checksum
+from paretax.results.opening import wrote
 from paretax.results.releases import both_jaxlibs, same_score
 from paretax.results.restoring import checked_workbench, trained_weights
 from paretax.results.run import Run
@@ -83,6 +84,7 @@ def export_bundle(
         if folder.exists():
             folder.rmdir()
         draft.replace(folder)
+        wrote(folder)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     return manifest

@@ -22,11 +22,16 @@ from paretax.results.manifest import PROGRAM, WEIGHTS, BrokenBundleError, digest
 _SECONDS = 300  # of the child, by the clock
 _MEMORY = 64 * 2**30  # bytes of address space; XLA reserves much and uses little
 
-_opened: set[str] = set()  # digests of bundles that a child of this process survived
+_opened: set[str] = set()  # digests of bundles that this process wrote, or whose child lived
+
+
+def wrote(folder: Path) -> None:
+    """Note that this process has written a bundle: what reads it here needs no child."""
+    _opened.add(digest(folder))
 
 
 def check_opens(folder: Path, then: dict[str, str]) -> None:
-    """Open a bundle's program and weights in a child process.
+    """Open a bundle's program and weights in a child process, if this one has not written them.
 
     Args:
         folder: of the bundle; its files match their checksums.
