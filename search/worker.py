@@ -114,9 +114,9 @@ class Worker:
         """The metric on the validation split after some epochs of a training, which stays here."""
         return _guarded(partial(self._trainer.advance, epochs=epochs), candidate, seed)
 
-    def train(self, candidate: Candidate, seed: int, course: Course = ()) -> Evaluation:
+    def train(self, candidate: Candidate, seed: int) -> Evaluation:
         """The metric on the validation split, after a training; with the weights."""
-        return _guarded(partial(self._trainer.evaluate, course=course), candidate, seed)
+        return _guarded(self._trainer.evaluate, candidate, seed)
 
     def repeat(self, candidate: Candidate, seed: int) -> Evaluation:
         """The metric on the validation split of a training with another seed; no weights."""
@@ -136,7 +136,8 @@ class Worker:
         on the validation split.
         """
         if weights is None:
-            again = self.train(candidate, seed, course)
+            retraced = partial(self._trainer.evaluate, course=course)
+            again = _guarded(retraced, candidate, seed)
             if again.failure is not None or again.measurements[0].value != recorded:
                 now = again.failure or again.measurements[0].value
                 message = f"it scored {recorded} in the search; trained again: {now}"
