@@ -21,6 +21,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -256,7 +257,7 @@ def inputs(folder: Path, count: int, rng: random.Random) -> Counter[str]:
             plain = mutated(yaml.safe_load(source.read_text("utf-8")), rng)
             kind, changed = "value", yaml.safe_dump(plain, allow_unicode=True).encode()
         place.write_bytes(changed)
-        came, what = outcome(lambda read=read: read(place))  # type: ignore[misc]
+        came, what = outcome(partial(read, place))
         note(counted, came, f"{source.name}, {kind}: {what[:300]}")
     return counted
 

@@ -127,9 +127,9 @@ class Trainer:
         """Train on as `advance` does, the way that a training went before.
 
         Args:
-            training: is moved on; it has not begun.
+            training: is moved on; where there is a course, it has not begun.
             epochs: from the beginning.
-            course: whether it ran alone, and among how many lanes.
+            course: whether it ran alone, and among how many lanes; empty: as `advance` does.
 
         Raises:
             DivergedError: the loss of a step is not finite.

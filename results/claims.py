@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from paretax.errors import UsageError, described
+from paretax.errors import UsageError, users_code
 from paretax.evaluators import Measurement, Provenance, Target, Workbench
 from paretax.evaluators.compilation import lower_for
 from paretax.evaluators.costs import GRID
@@ -124,15 +124,14 @@ def _again(
         target = Target.of(name, batch=device["batch"], grid=device["grid"], measure=False)
         measured = profile.mode == "measured" if device["measure"] is None else device["measure"]
         candidate = manifest["candidate"]
-        if measured:  # all but its memory
-            program = lower_for(profile, bench, candidate, target.batch).compile()
-            found = [memory_of(target, program.described)]
-        else:
-            found = list(TargetsEvaluator(bench, [target]).evaluate(candidate, 0).measurements)
+        with users_code("the candidate's program"):
+            if measured:  # all but its memory
+                program = lower_for(profile, bench, candidate, target.batch).compile()
+                found = [memory_of(target, program.described)]
+            else:
+                found = list(TargetsEvaluator(bench, [target]).evaluate(candidate, 0).measurements)
     except UsageError as error:
         return {}, f"it cannot be computed here: {error}"
-    except Exception as error:  # noqa: BLE001  of the task's code or of a compiler
-        return {}, f"it cannot be computed here: {described(error)}"
     return {(m.objective, m.target): m for m in found}, ""
 
 

@@ -100,12 +100,11 @@ def check_calls(text: str) -> None:
     Raises:
         BrokenBundleError: names what it calls.
     """
-    for quoted, plain in _CALLED.findall(text):
-        if not _ITSELF.fullmatch(quoted or plain):
-            raise BrokenBundleError(
-                f"its program calls {shown(quoted or plain)} of whoever runs it"
-            )
-    if text.count("custom_call") != len(_CALLED.findall(text)):
+    called = [quoted or plain for quoted, plain in _CALLED.findall(text)]
+    for name in called:
+        if not _ITSELF.fullmatch(name):
+            raise BrokenBundleError(f"its program calls {shown(name)} of whoever runs it")
+    if text.count("stablehlo.custom_call") != len(called):
         raise BrokenBundleError("its program calls what cannot be read")
 
 

@@ -212,6 +212,14 @@ def custom_call(name: str) -> str:
 def test_a_program_computes_and_calls_nobody() -> None:
     check_calls(exported(lambda x: jnp.linalg.qr(x)[0] + jnp.linalg.cholesky(x @ x.T)))
     check_calls(exported(lambda x: jax.lax.top_k(jnp.sort(x), 2)[0]))
+
+    @jax.jit
+    def my_custom_call(x: jax.Array) -> jax.Array:
+        return x + 1
+
+    named = exported(lambda x: my_custom_call(x) * 2)
+    assert "@my_custom_call" in named  # a name says nothing
+    check_calls(named)
     for name in ("xla_ffi_python_cpu_callback", '"system"', '"lapack_ \\22"'):
         with pytest.raises(BrokenBundleError, match="of whoever runs it"):
             check_calls(custom_call(name))

@@ -97,7 +97,7 @@ def export(
         f"test split (measured through the exported program), "
         f"{manifest['weights']['bytes']} bytes of weights"
     )
-    say(f"digest {digest(out)}: paretax verify --expect holds it to that")
+    say(f"digest {digest(out)}: `paretax verify --expect` refuses a bundle of any other")
     if alike is not None:
         say(alike)
 
