@@ -112,7 +112,7 @@ def verify(
         ),
     ] = None,
     expect: Annotated[
-        str | None, typer.Option(help="The digest that export printed: of nothing else.")
+        str | None, typer.Option(help="Refuse every bundle but that with this digest.")
     ] = None,
 ) -> None:
     """Check a bundle's files, and its score on the test split, without the run."""
