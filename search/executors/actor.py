@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from ray.exceptions import RayError, RayTaskError
 from paretax.errors import UsageError
 from paretax.evaluators import Evaluation, Failure, Reason, Target
 from paretax.evaluators.runtime import apply_worker_environment
+from paretax.search.executors.pulse import Sender
 from paretax.search.worker import Worker, WorkerSpec
 
 
@@ -25,11 +27,18 @@ class Actor:
         spec: of the worker.
         devices: actors beside the devices that are not on this machine, by target.
         task: what `packed` made of the task; None: it is imported.
+        sender: of signs of life; None: nobody listens.
     """
 
     def __init__(
-        self, spec: WorkerSpec, devices: Mapping[str, Any], task: bytes | None = None
+        self,
+        spec: WorkerSpec,
+        devices: Mapping[str, Any],
+        task: bytes | None = None,
+        sender: Sender | None = None,
     ) -> None:
+        if sender is not None:
+            sender.start()
         apply_worker_environment()
         if task is not None:
             folders, pickled = cloudpickle.loads(task)
@@ -47,8 +56,22 @@ class Actor:
         """All that needs no training, of one candidate."""
         return next(self._worker.run("score", [(candidate, seed)]))
 
-    def ready(self) -> None:
-        """Nothing; for waiting until a worker has loaded."""
+    def ready(self) -> Place:
+        """Where this worker is; for waiting until it has loaded."""
+        return Place(node=ray.get_runtime_context().get_node_id(), pid=os.getpid())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where a worker is.
+
+    Args:
+        node: Ray's name of the machine.
+        pid: of the process there.
+    """
+
+    node: str
+    pid: int
 
 
 class AwayEvaluator:

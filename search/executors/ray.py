@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-import importlib.util
-import logging
 import os
 import re
 import signal
-import socket
-import tempfile
-import threading
 import time
-import warnings
 from collections import deque
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import ray
 from ray.exceptions import (
-    GetTimeoutError,
     OutOfMemoryError,
     RayActorError,
     RayError,
@@ -34,21 +26,22 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from paretax.errors import UsageError
 from paretax.evaluators import Evaluation, Failure, Reason, Target
 from paretax.evaluators.course import MOST_LANES
-from paretax.evaluators.runtime import (
-    apply_worker_environment,
-    trains_on_cpu,
-    worker_environment,
-)
-from paretax.search.executors.actor import Actor, device_options, packed
+from paretax.evaluators.runtime import trains_on_cpu, worker_environment
+from paretax.search.executors.actor import Actor, Place, device_options, packed
 from paretax.search.executors.dealing import MOST, Dealer
 from paretax.search.executors.protocol import Call
+from paretax.search.executors.pulse import Pulse
+from paretax.search.executors.reaping import Reaper
+from paretax.search.executors.starting import start_ray
+from paretax.search.executors.watching import Watch
 from paretax.search.worker import WorkerSpec
-from paretax.tasks.loading import OBJECT
 
 _ATTEMPTS = 3  # how often an evaluation is tried whose worker is lost, be it by another cause
 _RAISED = re.compile(r"[A-Za-z_][\w.]*(Error|Exception|Exit|Interrupt)\b")  # ends a traceback
 _STARTS = 5  # how often a worker is started that is killed before it has loaded
 _START_SECONDS = 300.0  # for a worker to load JAX and the task's data
+_SILENT_SECONDS = 60.0  # without a sign of life, after which a worker counts as lost
+_LOOK_SECONDS = 1.0  # between two looks at who is alive
 _NONE_LEFT = (
     f"no worker is left, and the cluster gave none within {_START_SECONDS:.0f} s: add a machine, "
     "and go on with --resume"
@@ -58,8 +51,9 @@ _NONE_LEFT = (
 class RayExecutor:
     """Workers as actors, each a process that keeps its JAX and its compiled programs.
 
-    A worker that dies is replaced, and what it did is tried twice more elsewhere. The others go on
-    meanwhile, and without it where its machine is gone.
+    A worker that dies, or gives no sign of life for a minute, is replaced, and what it did is tried
+    twice more elsewhere. The others go on meanwhile, and without it where its machine is gone.
+    Where Ray itself dies, `run` raises a ConnectionError.
 
     Args:
         spec: of the workers.
@@ -82,6 +76,8 @@ class RayExecutor:
         self._address = address
         self._trial_seconds = trial_seconds
         self._actors: list[Any] = []
+        self._starts: dict[int, int] = {}  # the number of each worker's last start
+        self._places: dict[int, Place] = {}  # of the workers that have loaded
         self._coming: dict[Any, _Start] = {}  # by the object that is there once it has loaded
         self._away = [t for t in spec.targets if t.accelerator_type is not None]
         self._devices: dict[str, Any] = {}
@@ -89,11 +85,21 @@ class RayExecutor:
         self._together = spec.axis == "batch" or (spec.axis == "auto" and not trains_on_cpu())
         self._dealer = Dealer(workers, MOST_LANES if self._together else MOST)
         self._started = False
+        self._reaper: Reaper | None = None
 
     def __enter__(self) -> RayExecutor:
         if not ray.is_initialized():
-            self._start_ray()
+            cpus = self._count + len(self._away)
+            if self._address is None:
+                self._reaper = Reaper()  # before Ray, which may be killed as it starts
+            try:
+                start_ray(address=self._address, cpus=cpus, task=self._spec.task)
+            except BaseException:
+                self._reap()
+                raise
             self._started = True
+        self._watch = Watch()
+        self._pulse = Pulse(self._watch.host)
         self._shared = ray.put(self._spec)  # once a machine, not once a worker
         try:
             self._devices = {t.profile.name: self._device(t) for t in self._away}
@@ -107,31 +113,32 @@ class RayExecutor:
             raise
         return self
 
-    def _wait_for(self, actors: Sequence[Any], what: str = "") -> None:
+    def _wait_for(self, actors: Sequence[Any], what: str = "") -> list[Place]:
         """Until workers have loaded.
 
         Args:
             actors: the workers.
             what: they are, where they are not like all others.
 
+        Returns:
+            Where they are.
+
         Raises:
             UsageError: they do not start, or not within five minutes.
         """
+        waiting = [actor.ready.remote() for actor in actors]
+        places: dict[Any, Place] = {}
+        end = time.monotonic() + _START_SECONDS
         try:
-            waiting = [actor.ready.remote() for actor in actors]
-            ray.get(waiting, timeout=_START_SECONDS)
-        except GetTimeoutError:
-            if what:
-                raise UsageError(
-                    f"the cluster gave no {what} within {_START_SECONDS:.0f} s: add a machine "
-                    "that has one, or leave out `accelerator_type`"
-                ) from None
-            raise UsageError(
-                f"the cluster gave no {len(actors)} workers within {_START_SECONDS:.0f} s: it has "
-                f"{ray.cluster_resources().get('CPU', 0):.0f} CPUs; ask for fewer workers"
-            ) from None
+            while left := [ready for ready in waiting if ready not in places]:
+                for ready in ray.wait(left, timeout=_LOOK_SECONDS)[0]:
+                    places[ready] = ray.get(ready)
+                self._watch.check()
+                if time.monotonic() >= end:
+                    raise UsageError(_none_given(len(actors), what))
         except RayActorError as error:
             raise UsageError(f"the workers do not start: {_reason(error)}") from error
+        return [places[ready] for ready in waiting]
 
     def _await_workers(self, indices: Sequence[int]) -> None:
         """Until these workers have loaded; where one is killed meanwhile, they start again.
@@ -141,7 +148,8 @@ class RayExecutor:
         """
         for attempt in range(1, _STARTS + 1):
             try:
-                self._wait_for([self._actors[i] for i in indices])
+                places = self._wait_for([self._actors[i] for i in indices])
+                self._places.update(zip(indices, places, strict=True))
                 return
             except UsageError as error:
                 cause = error.__cause__
@@ -152,35 +160,6 @@ class RayExecutor:
                 ray.kill(self._actors[i])
                 self._actors[i] = self._actor(i)
 
-    def _start_ray(self) -> None:
-        apply_worker_environment()  # which workers on this machine inherit
-        logging.getLogger("ray").setLevel(logging.ERROR)
-        settings: dict[str, Any] = {
-            "include_dashboard": False,
-            "log_to_driver": False,
-            "logging_level": logging.ERROR,
-            "namespace": "paretax",
-        }
-        with _signals_kept(), warnings.catch_warnings():
-            # JAX warns of any fork in its process; Ray forks only to start programs at once.
-            warnings.filterwarnings("ignore", r"os\.fork\(\) was called", RuntimeWarning)
-            if self._address is None:
-                _check_temporary_folder()
-                # Ray makes its workers yield (nice 15) to all else: on a busy machine they would
-                # hardly start, and what they measure would be of that.
-                os.environ.setdefault("RAY_worker_niceness", "0")
-                ray.init(address="local", num_cpus=self._count + len(self._away), **settings)
-                return
-            try:
-                _check_reachable(self._address)
-                modules = {"py_modules": self._modules()}
-                ray.init(address=self._address, runtime_env=modules, **settings)
-            except (OSError, ValueError) as error:
-                raise UsageError(
-                    f"there is no Ray cluster at {self._address!r} ({error}): "
-                    "start one with `ray start --head`, or leave out --address"
-                ) from error
-
     def _actor(self, index: int) -> Any:
         """The first worker is on the driver's machine: it measures the local CPU."""
         options: dict[str, Any] = {"num_cpus": 1}
@@ -189,7 +168,10 @@ class RayExecutor:
         if index == 0:
             node = ray.get_runtime_context().get_node_id()
             options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(node, soft=False)
-        return ray.remote(Actor).options(**options).remote(self._shared, self._devices, self._task)
+        sender = self._pulse.sender()
+        self._starts[index] = sender.number
+        made = ray.remote(Actor).options(**options)
+        return made.remote(self._shared, self._devices, self._task, sender)
 
     def _device(self, target: Target) -> Any:
         """A worker beside a device, wherever the cluster has it.
@@ -210,29 +192,27 @@ class RayExecutor:
         options["runtime_env"] = {"env_vars": worker_environment() | platforms}
         return ray.remote(Actor).options(**options).remote(spec, {}, self._task)
 
-    def _modules(self) -> list[str]:
-        """A user's own module or package, to be sent to the machines of a cluster."""
-        module, _, attribute = self._spec.task.partition(":")
-        top = module.partition(".")[0]
-        none = not attribute or top in ("paretax", "__main__", OBJECT.rstrip(":"))
-        found = None if none else importlib.util.find_spec(top)
-        if found is None or found.origin is None:
-            return []
-        path = Path(found.origin)
-        return [str(path.parent if path.name == "__init__.py" else path)]
-
     def __exit__(
         self,
         kind: type[BaseException] | None,
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        for actor in (*self._actors, *self._devices.values()):
-            ray.kill(actor)
+        if not self._watch.dead:  # else all calls of it wait for a minute
+            for actor in (*self._actors, *self._devices.values()):
+                ray.kill(actor)
         self._actors, self._devices, self._coming = [], {}, {}
+        self._pulse.close()
         if self._started:
             ray.shutdown()
             self._started = False
+        self._reap()
+
+    def _reap(self) -> None:
+        """Nothing of Ray is left then."""
+        if self._reaper is not None:
+            self._reaper.close()
+            self._reaper = None
 
     def run(
         self, calls: Sequence[Call], *, alone: bool = False
@@ -253,7 +233,10 @@ class RayExecutor:
                     running[stream] = _Batch(left=dealt, worker=index, since=time.monotonic())
             if not running and not free and time.monotonic() >= self._hope():
                 raise UsageError(_NONE_LEFT)
-            done, _ = ray.wait([*self._coming, *running], timeout=self._patience(running.values()))
+            patience = min(_LOOK_SECONDS, self._patience(running.values()))
+            done, _ = ray.wait([*self._coming, *running], timeout=patience)
+            self._watch.check()
+            self._pulse.look()
             for stream in map(_as_stream, done):
                 if stream in self._coming:
                     free.extend(index for index in self._came(stream) if index in asked)
@@ -268,21 +251,39 @@ class RayExecutor:
                     if isinstance(error, RayTaskError) and not _is_interrupted(error):
                         raise error.as_instanceof_cause() from None
                     del running[stream]
-                    lost = self._lose(batch)
-                    if lost is None:
-                        continue
-                    if attempts[lost.trial] < _ATTEMPTS:
-                        attempts[lost.trial] += 1
-                        dealer.add_single(lost)
-                    else:
-                        memory = isinstance(error, OutOfMemoryError)
-                        reason = Reason.OUT_OF_MEMORY if memory else Reason.WORKER_LOST
-                        message = f"its worker died {_ATTEMPTS} times: {_reason(error)}"
-                        yield lost.trial, _failed(reason, message)
+                    yield from self._lost(batch, attempts, _failure_by(error))
                 else:
                     batch.since = time.monotonic()
                     yield batch.left.popleft().trial, evaluation
+            for stream, batch in self._silent(running):
+                del running[stream]
+                self._end(batch.worker)
+                yield from self._lost(batch, attempts, _SILENT)
             yield from self._expired(running)
+
+    def _lost(
+        self, batch: _Batch, attempts: dict[int, int], failure: Failure
+    ) -> Iterator[tuple[int, Evaluation]]:
+        """What comes of a lost worker: its call is tried again, or was tried often enough."""
+        said = self._pulse.last_words(self._starts[batch.worker])
+        lost = self._lose(batch)
+        if lost is None:
+            return
+        if attempts[lost.trial] < _ATTEMPTS:
+            attempts[lost.trial] += 1
+            self._dealer.add_single(lost)
+            return
+        why = said.partition("\n")[0] or failure.message
+        message = f"its worker died {_ATTEMPTS} times: {why}"
+        yield lost.trial, Evaluation(failure=replace(failure, message=message, traceback=said))
+
+    def _silent(self, running: dict[Any, _Batch]) -> list[tuple[Any, _Batch]]:
+        """Those at work whose worker gives no sign of life."""
+        return [
+            (stream, batch)
+            for stream, batch in running.items()
+            if self._pulse.silence(self._starts[batch.worker]) >= _SILENT_SECONDS
+        ]
 
     def _lose(self, batch: _Batch) -> Call | None:
         """Replace a batch's worker; its other calls are dealt again, one by one.
@@ -300,6 +301,8 @@ class RayExecutor:
     def _start(self, start: _Start) -> None:
         """A new worker in the place of one; it gets no call before it has loaded."""
         ray.kill(self._actors[start.worker])
+        self._pulse.forget(self._starts[start.worker])
+        self._places.pop(start.worker, None)
         self._actors[start.worker] = self._actor(start.worker)
         self._coming[self._actors[start.worker].ready.remote()] = start
 
@@ -311,7 +314,7 @@ class RayExecutor:
         """
         start = self._coming.pop(ready)
         try:
-            ray.get(ready)
+            self._places[start.worker] = ray.get(ready)
         except RayActorError as error:
             if error.actor_init_failed or start.attempt == _STARTS:
                 raise UsageError(f"the workers do not start: {_reason(error)}") from error
@@ -319,16 +322,25 @@ class RayExecutor:
             return []
         return [start.worker]
 
+    def _end(self, worker: int) -> None:
+        """End a process for sure: one that was stopped does not do what Ray tells it."""
+        place = self._places[worker]
+        if place.node == self._watch.node:
+            _kill(place.pid)
+            return
+        there = NodeAffinitySchedulingStrategy(place.node, soft=False)
+        ray.remote(_kill).options(num_cpus=0, scheduling_strategy=there).remote(place.pid)
+
     def _hope(self) -> float:
         """Until when a worker may still load: a cluster takes its time to find a place for one."""
         return _START_SECONDS + max((s.since for s in self._coming.values()), default=0.0)
 
-    def _patience(self, running: Collection[_Batch]) -> float | None:
+    def _patience(self, running: Collection[_Batch]) -> float:
         """Seconds until something is late: a running call, or workers where none is left."""
         ends = [] if running else [self._hope()]
         if self._trial_seconds is not None:
             ends += [self._late(b) for b in running if b.left and b.left[0].kind != "test"]
-        return max(0.0, min(ends) - time.monotonic()) if ends else None
+        return max(0.0, min(ends, default=float("inf")) - time.monotonic())
 
     def _late(self, batch: _Batch) -> float:
         """When a batch's next evaluation is late; those of a population come all at once."""
@@ -345,6 +357,7 @@ class RayExecutor:
                 continue
             if now >= self._late(batch) and not ray.wait([stream], timeout=0)[0]:
                 del running[stream]
+                self._end(batch.worker)
                 lost = self._lose(batch)
                 assert lost is not None  # it has calls left
                 message = f"it took longer than {self._trial_seconds:g} s"
@@ -369,43 +382,6 @@ class _Start:
     attempt: int = 1
 
 
-@contextmanager
-def _signals_kept() -> Iterator[None]:
-    """Put back what SIGTERM does: Ray's own way ends the process with a stack of C++."""
-    main = threading.current_thread() is threading.main_thread()
-    before = signal.getsignal(signal.SIGTERM)
-    try:
-        yield
-    finally:
-        if main and before is not None:
-            signal.signal(signal.SIGTERM, before)
-
-
-def _check_temporary_folder() -> None:
-    """Refuse a folder of temporary files whose name Ray cannot write.
-
-    Raises:
-        UsageError: names it.
-    """
-    place = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
-    if not place.isascii():
-        raise UsageError(
-            f"Ray's temporary files must lie in a folder with an ASCII name, got {place!r}: set "
-            "TMPDIR or RAY_TMPDIR to another one, or `executor: inline`"
-        )
-
-
-def _check_reachable(address: str) -> None:
-    """Try a plain host:port first: Ray itself tries for minutes, and then ends the process.
-
-    Raises:
-        OSError: nothing listens there.
-    """
-    host, colon, port = address.rpartition(":")
-    if colon and port.isdigit() and "/" not in host:
-        socket.create_connection((host, int(port)), timeout=10).close()
-
-
 def _is_interrupted(error: RayTaskError) -> bool:
     """Whether the task's code raised KeyboardInterrupt, which Ray takes for a cancelled task."""
     return isinstance(error, TaskCancelledError) or isinstance(error.cause, TaskCancelledError)
@@ -418,6 +394,38 @@ def _as_stream(ready: Any) -> Any:
 
 def _failed(reason: Reason, message: str) -> Evaluation:
     return Evaluation(failure=Failure(reason=reason, message=message))
+
+
+_SILENT = Failure(
+    reason=Reason.WORKER_LOST,
+    message=f"it gave no sign of life for {_SILENT_SECONDS:.0f} s: it was stopped, or hangs",
+)
+
+
+def _failure_by(error: RayError) -> Failure:
+    if isinstance(error, OutOfMemoryError):
+        return Failure(reason=Reason.OUT_OF_MEMORY, message=_reason(error))
+    ended = isinstance(error, RayActorError)
+    why = "it was killed (for want of memory?), or its own code ended it" if ended else ""
+    return Failure(reason=Reason.WORKER_LOST, message=why or _reason(error))
+
+
+def _none_given(count: int, what: str) -> str:
+    """Why a search does not start that waits for workers, or for `what`."""
+    if what:
+        return (
+            f"the cluster gave no {what} within {_START_SECONDS:.0f} s: add a machine "
+            "that has one, or leave out `accelerator_type`"
+        )
+    return (
+        f"the cluster gave no {count} workers within {_START_SECONDS:.0f} s: it has "
+        f"{ray.cluster_resources().get('CPU', 0):.0f} CPUs; ask for fewer workers"
+    )
+
+
+def _kill(pid: int) -> None:
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
 
 
 def _reason(error: BaseException) -> str:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import ray
 
@@ -163,6 +165,118 @@ def test_a_worker_that_dies_after_its_last_call_costs_nothing(
     assert found[0].failure is None
     assert ended in ([], [None])  # Ray may have ended the stream before
     assert len(dict(executor.run(calls(1, 4)))) == 4
+
+
+def test_a_crash_is_named_and_its_place_kept(tmp_path: Path) -> None:
+    run = search(tmp_path, "crashes", "import ctypes; ctypes.string_at(0)")
+    check_only_the_bad_one_failed(run, "worker_lost")
+    (trial,) = (t for t in run.trials if t.failure is not None)
+    assert trial.failure is not None
+    assert trial.failure.message == (
+        "its worker died 3 times: Fatal Python error: Segmentation fault"
+    )
+    kept = (run.folder / "failures" / f"{trial.number}.txt").read_text()
+    assert "crashes.py" in kept
+
+
+def test_a_worker_that_is_stopped_is_replaced(
+    executor: RayExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It neither ends nor fails, and does not do what Ray tells it."""
+    monkeypatch.setattr("paretax.search.executors.ray._SILENT_SECONDS", 6.0)
+    stopped = executor._places[1].pid
+    found: dict[int, Any] = {}
+    for trial, evaluation in executor.run(calls(0, 40)):
+        if not found:
+            os.kill(stopped, signal.SIGSTOP)
+        found[trial] = evaluation
+    assert sorted(found) == list(range(40))
+    assert all(evaluation.failure is None for evaluation in found.values())
+    with pytest.raises(ProcessLookupError):
+        os.kill(stopped, 0)
+    while executor._coming:
+        executor._came(next(iter(executor._coming)))
+    assert executor._places[1].pid != stopped
+
+
+def searching(folder: Path, *more: str) -> tuple[subprocess.Popen[str], Path]:
+    """A search of some seconds in a process of its own, and its journal."""
+    config = folder / "config.yaml"
+    config.write_text(
+        "task: breast_cancer\nobjectives: [accuracy, size]\nbudget: {trials: 300}\nworkers: 2\n"
+        "space: {width: {type: int, low: 2, high: 9}, epochs: {type: int, low: 1, high: 9}}\n"
+        "final_seeds: 0\nsampler: random\nbatch: 4\n"
+    )
+    code = "from paretax.cli import main; main()"
+    command = [sys.executable, "-c", code, "search", str(config), "--out", str(folder / "run")]
+    process = subprocess.Popen(
+        [*command, *more],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    return process, folder / "run" / "journal.jsonl"
+
+
+def lines_of(journal: Path) -> int:
+    return journal.read_bytes().count(b"\n") if journal.exists() else 0
+
+
+def assert_gone(processes: Iterable[psutil.Process]) -> None:
+    _, alive = psutil.wait_procs(list(processes), timeout=5)
+    assert [p for p in alive if p.status() != psutil.STATUS_ZOMBIE] == []
+
+
+def _words(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.Error:  # it is gone, or a zombie
+        return []
+
+
+@pytest.mark.parametrize("part", ["raylet/raylet", "gcs_server"])
+def test_where_ray_dies_the_search_says_so_and_goes_on_later(tmp_path: Path, part: str) -> None:
+    process, journal = searching(tmp_path)
+    while lines_of(journal) < 8:
+        assert process.poll() is None
+        time.sleep(0.1)
+    helpers = psutil.Process(process.pid).children(recursive=True)
+    (victim,) = (p for p in helpers if any(part in word for word in _words(p)[:1]))
+    victim.kill()
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 1, said
+    line = said.strip().splitlines()[-1]
+    assert line.startswith("failed: a part of Ray has died: ")
+    assert "nothing measured is lost. Go on with: paretax search" in line
+    assert "Traceback" not in said
+    assert_gone(helpers)
+    before = journal.read_bytes()
+    again, _ = searching(tmp_path, "--resume")
+    _, said = again.communicate(timeout=120)
+    assert again.returncode == 0, said
+    assert journal.read_bytes().startswith(before[: before.rfind(b"\n") + 1])
+    assert all(t.valid for t in Run.open(tmp_path / "run").trials)
+
+
+@pytest.mark.parametrize("events", [None, 8])
+def test_nothing_outlives_a_killed_search(tmp_path: Path, events: int | None) -> None:
+    """Not even where it is killed while Ray starts."""
+    process, journal = searching(tmp_path)
+    helpers: dict[int, psutil.Process] = {}
+    while process.poll() is None:
+        helpers |= {p.pid: p for p in psutil.Process(process.pid).children(recursive=True)}
+        if events is None and any("raylet" in " ".join(_words(p)) for p in helpers.values()):
+            time.sleep(1)
+            helpers |= {p.pid: p for p in psutil.Process(process.pid).children(recursive=True)}
+            break
+        if events is not None and lines_of(journal) >= events:
+            break
+        time.sleep(0.02)
+    process.kill()
+    process.communicate()
+    assert len(helpers) > 3
+    assert_gone(helpers.values())
 
 
 def test_a_trial_that_takes_too_long_is_stopped(tmp_path: Path) -> None:
