@@ -67,6 +67,12 @@ def load_bundle(folder: Path) -> Bundle:
     manifest = read_manifest(folder)
     check_files(folder, manifest)
     check_opens(folder, manifest.get("versions", {}))
+    return read_bundle(folder)
+
+
+def read_bundle(folder: Path) -> Bundle:
+    """A bundle whose files were checked already. Raises as `load_bundle` does."""
+    manifest = read_manifest(folder)
     content = (folder / PROGRAM).read_bytes()
     program = read_program(content, str(folder), manifest.get("versions", {}))
     try:
