@@ -28,13 +28,18 @@ MISSING = 3
 Value = TypeVar("Value")
 
 
-def arguments(about: str) -> argparse.Namespace:
+def arguments(about: str, only: Sequence[str] = ()) -> argparse.Namespace:
     """How much is to be done, and where the figures go.
 
     Also settles how XLA computes, before JAX first does.
 
+    Args:
+        about: the script, for `--help`.
+        only: the names of its parts, where one may ask for some of them.
+
     Returns:
-        `scale` ("full", "quick" or "smoke"), `json` (a path or None), `record` (a bool).
+        `scale` ("full", "quick" or "smoke"), `json` (a path or None), `record` (a bool), and
+        `parts`, those that are asked for.
     """
     apply_worker_environment()
     parser = argparse.ArgumentParser(description=about)
@@ -51,8 +56,15 @@ def arguments(about: str) -> argparse.Namespace:
     parser.add_argument(
         "--record", action="store_true", help="keep the figures in benchmarks/results as well"
     )
-    parser.set_defaults(scale="full")
+    if only:
+        parser.add_argument("--only", metavar="PARTS", help=f"some of: {', '.join(only)}")
+    parser.set_defaults(scale="full", only=None)
     given = parser.parse_args()
+    given.parts = [*only] if given.only is None else given.only.split(",")
+    if unknown := sorted({*given.parts} - {*only}):
+        parser.error(f"there is no part {unknown[0]!r}: {', '.join(only)}")
+    if given.record and given.only is not None:
+        parser.error("--record keeps all figures: leave out --only")
     if given.record:
         if given.scale == "smoke":
             parser.error("--record keeps figures, and a smoke run has none: leave out --smoke")
