@@ -47,8 +47,8 @@ def code_runs(folder: Path, account: Account) -> None:
             ["leaderboard", str(run)],
             ["report", str(run), "--out", str(place / "report.html")],
             ["check", str(run)],
-            ["export", str(run), "--trial", "0", "--out", str(place / "exported")],
-            ["reproduce", str(run), "--trial", "0"],
+            ["export", str(run), "--out", str(place / "exported")],
+            ["reproduce", str(run), "0"],
         ):
             _try(account, mark, name, run, command, place)
 

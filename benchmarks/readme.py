@@ -139,11 +139,12 @@ ROWS = (
     ),
     Row(
         script="faults",
-        compared="damages that are made on purpose, with new checksums where somebody could make "
-        "them: what of them is believed",
-        found="{journal_damages} journals: {journal_believed}; {bundle_damages} bundles: "
-        "{bundle_believed}. {bad_inputs:,} configs and profiles changed at random: {tracebacks} "
-        "tracebacks, {hangs} hangs",
+        compared="kills, damages and deceptions, made on purpose: what is lost, what is believed",
+        found="{kills} kills of searches, workers, parts of Ray and nodes: {lost} events lost, "
+        "{duplicates} twice, {front_differs} fronts that differ; {journal_damages} damaged "
+        "journals and {bundle_damages} bundles with new checksums: {journal_believed} and "
+        "{bundle_believed} believed; {bad_inputs:,} configs and profiles changed at random; in all "
+        "{tracebacks} tracebacks, {hangs} hangs, {code_runs} runs of code that nobody named",
     ),
 )
 
