@@ -47,9 +47,9 @@ DISTURBED: dict[str, tuple[Callable[[Judge, int, random.Random], None], tuple[in
     "workers": (workers, (60, 12, 0)),
     "parts of Ray": (parts_of_ray, (8, 2, 0)),
     "nodes": (nodes, (2, 1, 0)),
-    "hostile": (hostile, (60, 30, 6)),
-    "signals": (signals, (16, 4, 1)),
-    "full disks": (full_disks, (8, 2, 1)),
+    "hostile": (hostile, (60, 30, 3)),
+    "signals": (signals, (16, 4, 0)),
+    "full disks": (full_disks, (8, 2, 0)),
     "places": (places, (6, 2, 1)),
 }
 """How searches are disturbed, and how often: in full, quick, smoke."""
@@ -100,7 +100,7 @@ def main() -> None:
         found = damaged(folder, {n: counts[n] for n in DAMAGED if counts[n]}, account)
         if "code" in given.parts:
             print("code that is named", flush=True)
-            code_runs(folder, account)
+            code_runs(folder, of_scale(given, full=6, quick=2, smoke=1), account)
     show("What was done to searches", [{"what": n, "times": c} for n, c in account.done.items()])
     show("What came of files", [{"kind": n, **counted} for n, counted in found.items()])
     everything = sum(found.values(), Counter())

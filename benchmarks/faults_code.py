@@ -22,11 +22,11 @@ NAMES = ("evil:task", "code:interact", "this:s", "antigravity:task", "json", "os
 SECONDS = 120
 
 
-def code_runs(folder: Path, account: Account) -> None:
-    """Have a bundle's manifest and a run's journal name modules that lie beside them."""
+def code_runs(folder: Path, count: int, account: Account) -> None:
+    """Have a bundle's manifest and a run's journal name modules, also such that lie beside them."""
     mark, place = folder / "it-ran", folder / "named"
     place.mkdir()
-    for name in NAMES:
+    for name in NAMES[:count]:
         bundle = _copy(folder / "bundle", place / "bundle", mark)
         manifest = json.loads((bundle / "manifest.json").read_text("utf-8"))
         manifest["task"] = name
