@@ -21,6 +21,8 @@ from paretax.errors import UsageError
 from paretax.evaluators.runtime import apply_worker_environment
 from paretax.tasks.loading import OBJECT
 
+_PRINTED = 16 * 2**20  # bytes that are kept of what a worker prints, and as many of before
+
 
 def start_ray(*, address: str | None, cpus: int, task: str) -> None:
     """Start Ray on this machine, or join a running cluster.
@@ -49,6 +51,9 @@ def start_ray(*, address: str | None, cpus: int, task: str) -> None:
             # Ray makes its workers yield (nice 15) to all else: on a busy machine they would
             # hardly start, and what they measure would be of that.
             os.environ.setdefault("RAY_worker_niceness", "0")
+            # What workers print is kept in files, and a task may print without end.
+            os.environ.setdefault("RAY_ROTATION_MAX_BYTES", str(_PRINTED))
+            os.environ.setdefault("RAY_ROTATION_BACKUP_COUNT", "1")
             ray.init(address="local", num_cpus=cpus, **settings)
             return
         try:
