@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
+import json
+import math
+import os
 import string
+import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -12,6 +17,7 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
+MISSING = 3  # the exit status of a script whose peer is not installed
 
 
 @pytest.fixture(scope="session")
@@ -33,3 +39,32 @@ def told(readme: ModuleType) -> dict[str, set[str]]:
     texts = {row.script: row.compared + row.found for row in rows}
     parse = string.Formatter().parse
     return {name: {field for _, field, _, _ in parse(t) if field} for name, t in texts.items()}
+
+
+@pytest.fixture
+def smoke(told: dict[str, set[str]], tmp_path: Path) -> Callable[[str], dict[str, float]]:
+    """Runs a benchmark in seconds: it ends well, and writes what the README and a record take."""
+
+    def run(script: str) -> dict[str, float]:
+        file = tmp_path / "figures.json"
+        done = subprocess.run(
+            [sys.executable, ROOT / "benchmarks" / f"{script}.py", "--smoke", "--json", file],
+            env=os.environ | {"PARETAX_CACHE": str(tmp_path / "cache")},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
+        if done.returncode == MISSING:
+            pytest.skip(done.stdout.strip().splitlines()[-1])
+        assert done.returncode == 0, done.stdout
+        assert "smoke run in" in done.stdout
+        figures: dict[str, float] = json.loads(file.read_text("utf-8"))
+        assert all(math.isfinite(value) for value in figures.values())
+        assert told[script] <= set(figures)
+        record = ROOT / "benchmarks" / "results" / f"{script}.json"
+        if record.exists():
+            assert set(json.loads(record.read_text("utf-8"))["figures"]) == set(figures)
+        return figures
+
+    return run
