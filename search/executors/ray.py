@@ -19,6 +19,7 @@ from ray.exceptions import (
     RayActorError,
     RayError,
     RayTaskError,
+    RuntimeEnvSetupError,
     TaskCancelledError,
 )
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -136,7 +137,7 @@ class RayExecutor:
                 self._watch.check()
                 if time.monotonic() >= end:
                     raise UsageError(_none_given(len(actors), what))
-        except RayActorError as error:
+        except (RayActorError, RuntimeEnvSetupError) as error:
             raise UsageError(f"the workers do not start: {_reason(error)}") from error
         return [places[ready] for ready in waiting]
 

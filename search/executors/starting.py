@@ -58,7 +58,9 @@ def start_ray(*, address: str | None, cpus: int, task: str) -> None:
             return
         try:
             _check_reachable(address)
-            ray.init(address=address, runtime_env={"py_modules": _modules(task)}, **settings)
+            modules = _modules(task)
+            sent = {"py_modules": modules} if modules else {}  # Ray stumbles over an empty list
+            ray.init(address=address, runtime_env=sent, **settings)
         except (OSError, ValueError) as error:
             raise UsageError(
                 f"there is no Ray cluster at {address!r} ({error}): "

@@ -294,11 +294,13 @@ def cluster() -> Iterator[str]:
     subprocess.run([ray, "stop", "--force"], check=True, capture_output=True)
 
 
-def test_a_running_cluster_gets_the_users_module(cluster: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("task", ["away:task", "breast_cancer"])
+def test_a_running_cluster_gets_the_users_module(cluster: str, tmp_path: Path, task: str) -> None:
     config = tmp_path / "config.yaml"
     (tmp_path / "away.py").write_text(TASK.format(driver=0, misbehave="pass"))
     config.write_text(
-        "task: away:task\nobjectives: [accuracy, size]\nbudget: {trials: 2}\nworkers: 2\n"
+        f"task: {task}\nobjectives: [accuracy, size]\n"
+        "budget: {trials: 2}\nworkers: 2\n"
         "space: {width: {type: ordinal, choices: [2, 4]}, epochs: 2}\n"
     )
     code = "from paretax.cli import main; main()"
