@@ -71,8 +71,12 @@ class Pulse:
     def __init__(self, host: str) -> None:
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _ROOM)
-        self._socket.bind((host, 0))
+        try:
+            self._socket.bind((host, 0))
+        except OSError:  # the address that others reach is not one of this machine's own
+            self._socket.bind(("", 0))
         self._socket.setblocking(False)
+        self._host = host
         self._word = secrets.token_bytes(16)
         self._quiet: dict[int, float] = {}  # seconds, by the number of the start
         self._from: dict[tuple[str, int], int] = {}
@@ -82,9 +86,9 @@ class Pulse:
 
     def sender(self) -> Sender:
         """For the next worker that starts."""
-        host, port = self._socket.getsockname()
+        _, port = self._socket.getsockname()
         self._started += 1
-        return Sender(host=host, port=port, word=self._word, number=self._started)
+        return Sender(host=self._host, port=port, word=self._word, number=self._started)
 
     def look(self) -> None:
         """Hear what has arrived; to be called every second or so."""

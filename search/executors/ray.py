@@ -99,7 +99,7 @@ class RayExecutor:
                 self._reap()
                 raise
             self._started = True
-        self._watch = Watch()
+        self._watch = Watch(own=self._reaper is not None)
         self._pulse = Pulse(self._watch.host)
         self._shared = ray.put(self._spec)  # once a machine, not once a worker
         try:
@@ -316,6 +316,8 @@ class RayExecutor:
         start = self._coming.pop(ready)
         try:
             self._places[start.worker] = ray.get(ready)
+        except RuntimeEnvSetupError as error:
+            raise UsageError(f"the workers do not start: {_reason(error)}") from error
         except RayActorError as error:
             if error.actor_init_failed or start.attempt == _STARTS:
                 raise UsageError(f"the workers do not start: {_reason(error)}") from error

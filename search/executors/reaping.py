@@ -8,73 +8,62 @@ It runs this file as a program.
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import subprocess
 import sys
 import time
 from contextlib import suppress
-from functools import cache
 
 import psutil
 
-_SECONDS = 3.0  # for which it looks, after a driver that was killed
+_SECONDS = 3.0  # for which it looks
 _EVERY = 0.2
-_ENDED = "ended"
+_FILES = ("/dashboard/agent.py", "/runtime_env/agent/main.py", "/workers/default_worker.py")
+"""What a raylet runs, and nobody else does; once they have loaded, they are named `ray::...`."""
 
 
 class Reaper:
     """The process that waits, as the driver sees it."""
 
     def __init__(self) -> None:
-        self._process = subprocess.Popen(
+        with subprocess.Popen(
             [sys.executable, "-P", __file__],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            text=True,
             start_new_session=True,  # Ctrl-C is for the driver alone
-        )
+        ) as first:
+            assert first.stdin is not None
+            self._pipe = os.dup(first.stdin.fileno())  # the one that waits is a child of `first`
 
     def close(self) -> None:
         """Have it kill what is left, now that Ray was told to end."""
-        with suppress(BrokenPipeError):  # whoever killed it wanted that
-            self._process.communicate(_ENDED)
+        os.close(self._pipe)
 
 
 def main() -> None:
     """Wait until the driver ends; then kill the processes of Ray that have lost their raylet."""
-    once = sys.stdin.read() == _ENDED
+    first = os.getpid()
+    if os.fork():
+        return
+    while (adopter := os.getppid()) == first:
+        time.sleep(0.01)  # until it has ended, and whoever takes orphans has taken this process
+    sys.stdin.read()
     end = time.monotonic() + _SECONDS
-    while True:
+    while time.monotonic() < end:
         for process in psutil.process_iter():
             with suppress(psutil.Error):
-                if _is_left_behind(process):
+                if process.ppid() == adopter and _is_of_a_raylet(process):
                     process.kill()
-        if once or time.monotonic() >= end:
-            return
         time.sleep(_EVERY)
 
 
-def _is_left_behind(process: psutil.Process) -> bool:
-    """Whether it is a part of Ray, of this user, that a raylet has started which is no more."""
+def _is_of_a_raylet(process: psutil.Process) -> bool:
+    """Whether a process of this user is one that only a raylet starts."""
     if process.uids().real != os.getuid():
         return False
-    # They name themselves once they have loaded; until then they run a file of Ray's.
-    if not (process.name().startswith("ray::") or any(map(_is_of_ray, process.cmdline()[1:4]))):
-        return False
-    parent = process.parent()
-    return parent is None or parent.name() != "raylet"
-
-
-@cache
-def _folders() -> tuple[str, ...]:
-    found = importlib.util.find_spec("ray")
-    return tuple(found.submodule_search_locations or ()) if found is not None else ()
-
-
-def _is_of_ray(word: str) -> bool:
-    return any(word.startswith(f"{folder}{os.sep}") for folder in _folders())
+    words = process.cmdline()[1:4]
+    return process.name().startswith("ray::") or any(word.endswith(_FILES) for word in words)
 
 
 if __name__ == "__main__":

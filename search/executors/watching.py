@@ -1,24 +1,28 @@
 """Whether Ray itself is alive.
 
 Where its raylet or its GCS has died, Ray ends the driver's process with words of its own, after
-15 to 60 s. Both listen on ports: one that nobody listens on any more is noticed within seconds.
+15 to 60 s. Both listen on ports: one that nobody listens on any more is noticed within seconds. The
+GCS of a cluster may be started again, or be behind a bad network, and is given half a minute.
 """
 
 from __future__ import annotations
 
 import socket
 import time
-from collections import Counter
 
 import ray
 
 _EVERY = 1.0  # seconds between two looks
-_PATIENCE = 1.0  # seconds for an answer
-_TRIES = 3  # that must fail, one after another
+_ANSWER = 1.0  # seconds for an answer
+_HERE = 2.0  # seconds without one, after which a part on this machine is dead
+_AWAY = 30.0  # likewise, of a cluster
 
 
 class Watch:
     """Looks at the parts of Ray that this process cannot do without.
+
+    Args:
+        own: whether this process has started Ray; else it is a cluster, which others look after.
 
     Attributes:
         node: Ray's name of this machine.
@@ -26,7 +30,7 @@ class Watch:
         dead: whether a part was found dead.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, own: bool) -> None:
         context = ray.get_runtime_context()
         mine = context.get_node_id()
         (node,) = (n for n in ray.nodes() if n["NodeID"] == mine)
@@ -35,10 +39,10 @@ class Watch:
         self.host = str(node["NodeManagerAddress"])
         self.dead = False
         self._parts = {
-            "its raylet": (self.host, int(node["NodeManagerPort"])),
-            "its control store (GCS)": (host.strip("[]"), int(port)),
+            "its raylet": (self.host, int(node["NodeManagerPort"]), _HERE),
+            "its control store (GCS)": (host.strip("[]"), int(port), _HERE if own else _AWAY),
         }
-        self._failed: Counter[str] = Counter()
+        self._failing: dict[str, float] = {}  # since when
         self._next = 0.0
 
     def check(self) -> None:
@@ -49,15 +53,15 @@ class Watch:
         """
         if time.monotonic() < self._next:
             return
-        for part, address in self._parts.items():
+        for part, (host, port, patience) in self._parts.items():
+            now = time.monotonic()
             try:
-                socket.create_connection(address, timeout=_PATIENCE).close()
+                socket.create_connection((host, port), timeout=_ANSWER).close()
             except OSError as error:
-                self._failed[part] += 1
-                if self._failed[part] == _TRIES:
+                if now - self._failing.setdefault(part, now) >= patience:
                     self.dead = True
-                    where = f"{address[0]}:{address[1]}"
-                    raise ConnectionError(f"a part of Ray has died: {part} at {where}") from error
+                    where = f"{part} at {host}:{port}"
+                    raise ConnectionError(f"a part of Ray has died: {where}") from error
             else:
-                self._failed[part] = 0
+                self._failing.pop(part, None)
         self._next = time.monotonic() + _EVERY

@@ -105,6 +105,13 @@ def test_a_crash_has_last_words(pulse: Pulse, then: str, words: str) -> None:
     assert pulse.last_words(number) == ""
 
 
+def test_an_address_that_is_not_of_this_machine_is_no_error() -> None:
+    pulse = Pulse("203.0.113.1")  # of no machine, by RFC 5737
+    assert pulse.sender().host == "203.0.113.1"
+    pulse.look()
+    pulse.close()
+
+
 def test_a_stranger_is_not_heard(pulse: Pulse) -> None:
     sender = pulse.sender()
     wrong = type(sender)(host=sender.host, port=sender.port, word=b"x" * 16, number=sender.number)
