@@ -25,20 +25,14 @@ from types import FrameType
 from typing import Any
 
 import yaml
+from faults_searches import CONFIG as SEARCHED
 from reporting import ROOT
 
 SEED = 14
 LIMIT = 10  # seconds
-CONFIG: dict[str, Any] = {
-    "task": "breast_cancer",
-    "objectives": ["accuracy", "size", "memory"],
-    "space": {
-        "width": {"type": "ordinal", "choices": [4, 8]},
-        "depth": 1,
-        "epochs": {"type": "int", "low": 2, "high": 4},
-        "quantize": {"type": "categorical", "choices": [False, True]},
-        "weight_bits": {"type": "int", "low": 2, "high": 8, "when": {"quantize": True}},
-    },
+BITS = {"type": "int", "low": 2, "high": 8, "when": {"quantize": True}}
+CONFIG: dict[str, Any] = SEARCHED | {
+    "space": SEARCHED["space"] | {"weight_bits": BITS},
     "budget": {"trials": 8},
     "sampler": "random",
     "final_seeds": 1,

@@ -11,12 +11,16 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import psutil
 import yaml
+
+from paretax.errors import UsageError
+from paretax.results import Run
 
 CLI = [sys.executable, "-c", "from paretax.cli import main; main()"]
 END = 10.0  # seconds that a search has to end in, once it was told to, or cannot go on
@@ -107,10 +111,9 @@ class Searching:
 
     def look(self) -> list[psutil.Process]:
         """Its helpers at this moment; all that were ever seen are remembered."""
-        try:
+        found = []
+        with suppress(psutil.NoSuchProcess):
             found = psutil.Process(self.process.pid).children(recursive=True)
-        except psutil.NoSuchProcess:
-            found = []
         self.family |= {p.pid: p for p in found}
         return found
 
@@ -137,10 +140,8 @@ class Searching:
             time.sleep(0.1)
         names = [_name(p) for p in alive]
         for process in alive:
-            try:
+            with suppress(psutil.NoSuchProcess):
                 process.kill()
-            except psutil.NoSuchProcess:
-                continue
         return names
 
 
@@ -167,15 +168,15 @@ class Judge:
     """
 
     def __init__(self, folder: Path, account: Account) -> None:
-        self._folder, self.account = folder, account
+        self.folder, self.account = folder, account
         self._fronts: dict[str, Any] = {}
         self._seconds: dict[str, float] = {}
 
     def undisturbed(self, executor: str) -> tuple[Any, float]:
         """Front of a search that nobody disturbs, and its seconds."""
         if executor not in self._fronts:
-            Searching(self._folder / f"warm-{executor}", executor).ended(WHOLE)  # compiles
-            whole = Searching(self._folder / f"whole-{executor}", executor)
+            Searching(self.folder / f"warm-{executor}", executor).ended(WHOLE)  # compiles
+            whole = Searching(self.folder / f"whole-{executor}", executor)
             if not whole.ended(WHOLE) or whole.process.returncode != 0:
                 raise SystemExit(f"a search that nobody disturbs does not end well: {whole.said}")
             self._seconds[executor] = time.monotonic() - whole.began
@@ -213,7 +214,7 @@ class Judge:
         expected, _ = self.undisturbed(executor)
         try:
             found = front(run)
-        except Exception as error:  # noqa: BLE001  whatever it is, the run cannot be read
+        except UsageError as error:
             self.account.fault("lost", f"{what}: the run cannot be read: {error}")
             return
         seen: Counter[tuple[str, int]] = Counter()
@@ -237,8 +238,6 @@ class Judge:
 
 def front(folder: Path) -> Any:
     """The final front with all its values that no clock gives, as plain data."""
-    from paretax.results import Run
-
     run = Run.open(folder)
     plain = [
         [
@@ -257,7 +256,7 @@ def drivers(judge: Judge, count: int, rng: random.Random) -> None:
         executor = ("inline", "inline", "ray")[i % 3]
         _, seconds = judge.undisturbed(executor)
         what = f"driver {i} ({executor})"
-        search = Searching(judge._folder / f"driver{i}", executor)
+        search = Searching(judge.folder / f"driver{i}", executor)
         for kill in range(rng.choice([1, 2])):
             if kill:
                 more = ["--resume"] if search.journal.exists() else []
@@ -278,7 +277,7 @@ def workers(judge: Judge, count: int, rng: random.Random) -> None:
     killed = 0
     while killed < count:
         what = f"workers ({killed} killed before)"
-        search = Searching(judge._folder / f"workers{killed}", "ray")
+        search = Searching(judge.folder / f"workers{killed}", "ray")
         search.wait_until(lambda s=search: s.events() > 2, WHOLE)
         mine = 0
         while search.process.poll() is None and killed < count and mine < 6:
@@ -305,7 +304,7 @@ def parts_of_ray(judge: Judge, count: int, rng: random.Random) -> None:
     for i in range(count):
         name = ("raylet/raylet", "gcs_server")[i % 2]
         what = f"{name} {i}"
-        search = Searching(judge._folder / f"ray{i}", "ray")
+        search = Searching(judge.folder / f"ray{i}", "ray")
         events = rng.randrange(2, 60)
         search.wait_until(lambda s=search, n=events: s.events() > n, WHOLE)
         for process in search.look():
@@ -332,7 +331,7 @@ def nodes(judge: Judge, count: int, rng: random.Random) -> None:
         try:
             other = cluster.add_node(num_cpus=2)
             at = ["--address", cluster.address]
-            search = Searching(judge._folder / f"node{i}", "ray", *at, "--workers", "3")
+            search = Searching(judge.folder / f"node{i}", "ray", *at, "--workers", "3")
             events = rng.randrange(4, 60)
             search.wait_until(lambda s=search, n=events: s.events() > n, WHOLE)
             cluster.remove_node(other, allow_graceful=False)
@@ -362,7 +361,7 @@ def signals(judge: Judge, count: int, rng: random.Random) -> None:
         name, sent, codes = SIGNALS[i // 2 % len(SIGNALS)]
         _, seconds = judge.undisturbed(executor)
         what = f"{name} ({executor}, {i})"
-        search = Searching(judge._folder / f"signal{i}", executor)
+        search = Searching(judge.folder / f"signal{i}", executor)
         moment = search.began + rng.uniform(0.3, 0.9) * seconds
         search.wait_until(lambda end=moment: time.monotonic() >= end, seconds)
         search.look()
@@ -383,7 +382,7 @@ def full_disks(judge: Judge, count: int, rng: random.Random) -> None:
     """Let no file grow beyond some size, which is what a full disk does to the journal."""
     import resource
 
-    expected = (judge._folder / "whole-inline" / "run" / "journal.jsonl").stat().st_size
+    expected = (judge.folder / "whole-inline" / "run" / "journal.jsonl").stat().st_size
     for i in range(count):
         room = rng.randrange(1000, expected)
         what = f"a disk that is full after {room} bytes"
@@ -392,8 +391,8 @@ def full_disks(judge: Judge, count: int, rng: random.Random) -> None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))
 
         environment = os.environ.get("PARETAX_CACHE")
-        os.environ["PARETAX_CACHE"] = str(judge._folder / f"cache-full{i}")
-        search = Searching(judge._folder / f"full{i}", "inline", before=limit)
+        os.environ["PARETAX_CACHE"] = str(judge.folder / f"cache-full{i}")
+        search = Searching(judge.folder / f"full{i}", "inline", before=limit)
         if environment is not None:
             os.environ["PARETAX_CACHE"] = environment
         if not search.ended(WHOLE):
@@ -405,12 +404,12 @@ def full_disks(judge: Judge, count: int, rng: random.Random) -> None:
 
 def places(judge: Judge, count: int, rng: random.Random) -> None:
     """Folders that no run can be written to."""
-    taken = judge._folder / "taken"
+    taken = judge.folder / "taken"
     taken.write_text("")
     for i in range(count):
         out = rng.choice([taken, taken / "below", Path("/proc/run"), Path("/sys/run")])
         what = f"--out {out}"
-        search = Searching(judge._folder / f"place{i}", "inline", "--out", str(out))
+        search = Searching(judge.folder / f"place{i}", "inline", "--out", str(out))
         if not search.ended(END * 2):
             judge.account.fault("hangs", f"{what}: it does not end")
         judge.check_words(search, what, [2])

@@ -80,18 +80,17 @@ HARMLESS: dict[str, str] = {
 TASK = """
 import ctypes, gc, os, re, signal, sys, threading, time, warnings
 import numpy as np
-import paretax
+import paretax, ray
 from paretax.tasks.breast_cancer import _build, _load
 KEPT = []
+# The driver reads the model's parameters too, before the first trial: there it behaves.
+BEHAVES = {behaves} and not ray.is_initialized()
 def build(config, rngs, inputs):
-    deed = config["deed"]
-    if os.getpid() == {driver}:
-        deed = "none"
+    deed = "none" if BEHAVES else config["deed"]
     {deeds}
     return _build({{"width": 4, "depth": 1}}, rngs, inputs)
 task = paretax.classification("hostile", load=_load, build=build, defaults={{"deed": "none"}})
 """
-DRIVER = "int(os.environ.get('HOSTILE_DRIVER', 0))"
 
 
 def hostile(judge: Judge, count: int, rng: random.Random) -> None:
@@ -102,7 +101,7 @@ def hostile(judge: Judge, count: int, rng: random.Random) -> None:
         most = count - count // 3 if executor == "ray" else count // 3
         kinds = [PROCESS, RAISED, HARMLESS]
         chosen = _some([[n for n in k if n in names] for k in kinds], most, rng)
-        _search(judge._folder / f"hostile-{executor}", executor, chosen, account)
+        _search(judge.folder / f"hostile-{executor}", executor, chosen, account)
 
 
 def _some(kinds: Sequence[Sequence[str]], count: int, rng: random.Random) -> list[str]:
@@ -118,10 +117,7 @@ def _search(folder: Path, executor: str, deeds: Sequence[str], account: Account)
     folder.mkdir(parents=True)
     everything = PROCESS | RAISED | HARMLESS
     lines = [f"if deed == {d!r}: {everything[d]}" for d in deeds]
-    # The driver reads the model's parameters too, before the first trial: there it behaves.
-    text = TASK.format(driver="DRIVER" if executor == "ray" else -1, deeds="\n    ".join(lines))
-    text = text.replace("KEPT = []", "KEPT = []\nimport ray\nDRIVER = os.getpid() if not "
-                        "ray.is_initialized() else 0") if executor == "ray" else text  # fmt: skip
+    text = TASK.format(behaves=executor == "ray", deeds="\n    ".join(lines))
     (folder / "hostile.py").write_text(text, "utf-8")
     began = time.monotonic()
     search = Searching(
