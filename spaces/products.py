@@ -44,6 +44,11 @@ class Product:
     dtype: Any
     weight_dtype: Any
 
+    @property
+    def is_convolution(self) -> bool:
+        """Whether libraries of convolutions do it."""
+        return self.site.kind == "convolution"
+
 
 Note = Any
 """A pytree of what a handler reports of a use of a site, such as the range of its inputs."""

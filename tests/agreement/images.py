@@ -28,7 +28,7 @@ def plain_convolution(shape: Shape, width: int, stride: int, dilation: int, grou
         def run(x: Array, w: Array) -> Array:
             return convolution(x, w, stride=stride, dilation=dilation, groups=w_groups(x, w))
 
-        y = ref.product(f"{prefix}/kernel", x, (0, 1, 2), run, grouped=groups > 1)
+        y = ref.product(f"{prefix}/kernel", x, (0, 1, 2), run, grouped=groups > 1, convolution=True)
         return biased(ref, prefix, y)
 
     def w_groups(x: Array, w: Array) -> int:
@@ -68,7 +68,7 @@ def outputs_first(shape: Shape, width: int) -> Made:
 
     def naive(ref: Reference, prefix: str, x: Array) -> Array:
         run = lambda x, w: convolution(x, w.transpose(2, 3, 1, 0))  # noqa: E731
-        return ref.product(f"{prefix}/w", x, (2, 3, 1), run)
+        return ref.product(f"{prefix}/w", x, (2, 3, 1), run, convolution=True)
 
     return Made(
         kind=f"convolution {width} with outputs first",
@@ -98,7 +98,8 @@ def upward(shape: Shape, width: int, turned: bool) -> Made:
 
     def naive(ref: Reference, prefix: str, x: Array) -> Array:
         axes = (0, 1, 3) if turned else (0, 1, 2)
-        return biased(ref, prefix, ref.product(f"{prefix}/kernel", x, axes, run))
+        y = ref.product(f"{prefix}/kernel", x, axes, run, convolution=True)
+        return biased(ref, prefix, y)
 
     return Made(
         kind=f"transposed convolution {width}" + (", turned kernel" if turned else ""),

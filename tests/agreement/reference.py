@@ -74,14 +74,32 @@ def _largest(w: Array, axes: Sequence[int], asked: Asked, *, table: bool) -> Arr
         axes = range(w.ndim)
     last = axes[-1] if len(axes) else 0
     length = w.shape[last] if len(axes) else 0
-    grouped = asked.scales == "group" and not table
-    if grouped and length > asked.group and length % asked.group == 0:
+    if _in_groups(length, asked, table=table):
         split = (*w.shape[:last], length // asked.group, asked.group, *w.shape[last + 1 :])
         others = tuple(a if a < last else a + 1 for a in axes if a != last)
         top = np.abs(w.reshape(split)).max(axis=(*others, last + 1), keepdims=True)
         return np.broadcast_to(top, split).reshape(w.shape)
     top = np.abs(w).max(axis=tuple(axes), keepdims=True)
     return np.broadcast_to(top, w.shape)
+
+
+def _in_groups(length: int, asked: Asked, *, table: bool) -> bool:
+    """Whether neighbours along a summed axis of this length share scales."""
+    wanted = asked.scales == "group" and not table
+    return wanted and length > asked.group and length % asked.group == 0
+
+
+def _groups(w: Array, axes: Sequence[int], asked: Asked, *, table: bool) -> list[Array]:
+    """Where in a weight each group of neighbours lies that share scales; all of it, if none do."""
+    length = w.shape[axes[-1]]
+    if not _in_groups(length, asked, table=table):
+        return [np.ones(w.shape, bool)]
+    places = np.arange(length) // asked.group
+    shape = [length if axis == axes[-1] else 1 for axis in range(w.ndim)]
+    return [
+        np.broadcast_to((places == group).reshape(shape), w.shape)
+        for group in range(length // asked.group)
+    ]
 
 
 @dataclass(kw_only=True)
@@ -130,6 +148,37 @@ class Reference:
     def _sum(self, apply: Callable[[Array, Array], Array], x: Array, w: Array) -> Array:
         return self.cast(self._moved(apply(x, w), apply(np.abs(x), np.abs(w))))
 
+    def _eighths(
+        self,
+        apply: Callable[[Array, Array], Array],
+        x: Array,
+        w: Array,
+        top: Array,
+        reach: float,
+        parts: Sequence[Array],
+    ) -> Array:
+        """A convolution of float8, whose sums are rounded to bfloat16 before they are scaled.
+
+        Args:
+            apply: the convolution.
+            x: its inputs.
+            w: its weights.
+            top: the largest magnitude that each weight's scale covers, in the weight's shape.
+            reach: likewise of the inputs.
+            parts: where in the weight each group lies that has scales of its own.
+        """
+        steps, x_step = _step(top, _FLOAT8), _step(reach, _FLOAT8)
+        w8, x8 = in_float8(w, top) / steps, in_float8(x, reach) / x_step
+        total: Array | float = 0.0
+        for which in parts:
+            part = np.where(which, w8, 0.0)
+            scaled = apply(x8 * x_step, part * steps)
+            plain = apply(x8, part)
+            size = apply(np.abs(x8), np.abs(part))
+            scale = np.divide(scaled, plain, out=np.zeros_like(scaled), where=plain != 0)
+            total = total + rounded(self._moved(plain, size), "bfloat16") * scale
+        return self.cast(np.asarray(total))
+
     def product(
         self,
         name: str,
@@ -140,6 +189,7 @@ class Reference:
         at: int | None = None,
         scanned: bool = False,
         grouped: bool = False,
+        convolution: bool = False,
     ) -> Array:
         """`apply(x, w)`, linear in both, with both as they are rounded.
 
@@ -152,6 +202,7 @@ class Reference:
             scanned: whether a scan takes the slices; each then has a range of inputs of its own.
             grouped: whether it is a convolution in feature groups, or a table's other use: scales
                 of groups of inputs are not for them.
+            convolution: whether it is one, whose result in 16 bits is rounded to them.
         """
         w = self.array(name)
         whole = w
@@ -170,9 +221,15 @@ class Reference:
                 top = _largest(w, axes, asked, table=grouped)
                 if asked.scales == "tensor" and not scanned:
                     top = np.full(w.shape, np.abs(whole).max())
+                if convolution:
+                    parts = _groups(w, axes, asked, table=grouped)
+                    return self._eighths(apply, x, w, top, self.ranges[name, place], parts)
                 w, x = in_float8(w, top), in_float8(x, self.ranges[name, place])
             elif asked.precision is not None:
                 x, w = rounded(x, asked.precision), rounded(w, asked.precision)
+                if convolution:
+                    y = self._moved(apply(x, w), apply(np.abs(x), np.abs(w)))
+                    return self.cast(rounded(y, asked.precision))
             else:
                 w = self.cast(w)
             return self._sum(apply, x, w)
