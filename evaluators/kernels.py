@@ -52,6 +52,8 @@ class Kernel:
         name: the compiler's.
         kind: what dominates it.
         dtype: of the operands of its products, or else of what it writes.
+        widens: whether it does nothing but widen operands of products, for a device that takes no
+            narrow ones.
         library: whose code it is: "xla" for generated code, or "ynn", "cudnn", "triton", ...
         products: in it.
         operations: elementwise and summing arithmetic beside the products; a transcendental
@@ -80,6 +82,7 @@ class Kernel:
     name: str
     kind: KernelKind
     dtype: str
+    widens: bool = False
     library: str = "xla"
     products: tuple[Product, ...] = ()
     operations: int = 0

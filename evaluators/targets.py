@@ -23,6 +23,7 @@ from paretax.evaluators.costs import (
     square_millimetres,
 )
 from paretax.evaluators.latency_model.model import Latency, LatencyModel
+from paretax.evaluators.latency_model.running import running
 from paretax.evaluators.measurement import Evaluation, Failure, Measurement, Provenance, Reason
 from paretax.evaluators.objectives import unit_of
 from paretax.evaluators.parts import PartsPricer, Price
@@ -224,7 +225,7 @@ def derived(
     """
     profile, batch = target.profile, target.batch
     about = {"batch": batch, "program": program.fingerprint}
-    energy = joules(program.kernels, seconds, profile)
+    energy = joules(running(program, profile), seconds, profile)
     values: dict[str, tuple[float | None, Provenance]] = {
         "throughput": (batch / seconds, provenance),
         "energy": (energy / batch * 1e3, Provenance.MODELLED),

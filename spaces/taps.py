@@ -50,10 +50,18 @@ def taps(
 
 def convolution_multiply_adds(eqn: JaxprEqn) -> int:
     """Of a `conv_general_dilated`, for its whole batch; see `taps`."""
+    kernel, result = (var.aval.shape for var in (eqn.invars[1], eqn.outvars[0]))  # type: ignore[attr-defined]
+    numbers: Any = eqn.params["dimension_numbers"]
+    batch, features = (result[numbers.out_spec[i]] for i in (0, 1))
+    return int(batch * features * kernel[numbers.rhs_spec[1]] * windows_met(eqn))
+
+
+def windows_met(eqn: JaxprEqn) -> int:
+    """Of a `conv_general_dilated`: `taps` of all its dimensions, multiplied."""
     inputs, kernel, result = (var.aval.shape for var in (*eqn.invars, *eqn.outvars))  # type: ignore[attr-defined]
     given: Any = eqn.params
     numbers = given["dimension_numbers"]
-    met = math.prod(
+    return math.prod(
         taps(
             size=kernel[numbers.rhs_spec[i + 2]],
             inputs=inputs[numbers.lhs_spec[i + 2]],
@@ -65,5 +73,3 @@ def convolution_multiply_adds(eqn: JaxprEqn) -> int:
         )
         for i in range(len(numbers.rhs_spec) - 2)
     )
-    batch, features = (result[numbers.out_spec[i]] for i in (0, 1))
-    return int(batch * features * kernel[numbers.rhs_spec[1]] * met)

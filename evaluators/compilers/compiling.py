@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 from paretax.evaluators.cache import LeastRecentlyUsed
@@ -54,7 +55,7 @@ class Compiler:
             if kept is not None:
                 return kept
             self.compilations += 1
-            made = _compile(settings, program)
+            made = replace(_compile(settings, program), products=program.products)
             self.store.put(key, made)
             return made
 

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
+from paretax.evaluators.compilers.hlo_dtypes import only_widens
 from paretax.evaluators.compilers.hlo_products import (
     convolution,
     dot,
@@ -157,6 +158,7 @@ def _kernel(
         kind=_kind(work, instruction),
         dtype=dtype,
         library=_library(instruction),
+        widens=only_widens(module, computation, instruction),
         products=tuple(p for p, _ in work.products),
         operations=work.operations,
         transcendentals=work.transcendentals,

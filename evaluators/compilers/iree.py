@@ -8,7 +8,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from paretax.evaluators.compilers.program import CompiledProgram, CompileError
 from paretax.evaluators.kernels import Kernel, KernelKind, Product
@@ -150,26 +150,27 @@ def _dispatch(name: str, body: str, maps: Mapping[str, str]) -> Kernel:
         )
     ]
     operations = list(_operations(body, maps))
-    products = [p for _, p, _, _ in operations if p is not None]
-    arithmetic = sum(count for _, p, count, _ in operations if p is None)
+    products = [o.product for o in operations if o.product is not None]
+    arithmetic = sum(o.operations for o in operations if o.product is None)
     kind: KernelKind = "data"
     if products:
         kind = max(products, key=lambda p: p.flops).kind
-    elif any(sums for sums, *_ in operations):
+    elif any(o.sums for o in operations):
         kind = "reduction"
     elif arithmetic:
         kind = "elementwise"
     reads = [(d, t) for access, d, t in tensors if access != "writeonly"]
     writes = [(d, t) for access, d, t in tensors if access != "readonly"]
     read = sum(_bytes(d, t) for d, t in reads if (d, t) not in writes)
-    dtypes = [t for _, t in (reads or writes)]
+    dtypes = [t for o in operations if o.product is not None for t in o.dtypes]
+    dtypes = dtypes or [t for _, t in (reads or writes)]
     return Kernel(
         name=name,
         kind=kind,
         dtype=_name(max(dtypes, key=lambda t: _BITS.get(t, 32))) if dtypes else "f32",
         products=tuple(products),
         operations=arithmetic,
-        transcendentals=sum(t for *_, t in operations),
+        transcendentals=sum(o.transcendentals for o in operations),
         bytes_read=read,
         bytes_written=sum(_bytes(d, t) for d, t in writes),
     )
@@ -179,8 +180,22 @@ def _name(dtype: str) -> str:
     return _NAMES.get(dtype, dtype)
 
 
-_Operation = tuple[bool, Product | None, int, int]
-"""Whether it sums; a product; arithmetic operations; transcendental ones among them."""
+class _Operation(NamedTuple):
+    """What a linalg operation does.
+
+    Args:
+        sums: whether it is a reduction that is no product.
+        product: that it is.
+        operations: arithmetic beside a product.
+        transcendentals: among these.
+        dtypes: MLIR's names of the types of a product's operands.
+    """
+
+    sums: bool = False
+    product: Product | None = None
+    operations: int = 0
+    transcendentals: int = 0
+    dtypes: tuple[str, ...] = ()
 
 
 def _operations(body: str, maps: Mapping[str, str]) -> Iterator[_Operation]:
@@ -189,7 +204,8 @@ def _operations(body: str, maps: Mapping[str, str]) -> Iterator[_Operation]:
         named = re.search(r"= linalg\.(\w+)", line)
         if named is None or named.group(1) == "fill":
             continue
-        tensors = [_lengths(d) for d, _ in _TENSOR.findall(line)]
+        found = _TENSOR.findall(line)
+        tensors = [_lengths(d) for d, _ in found]
         if named.group(1) == "generic":
             inner = []
             for following in lines[number + 1 :]:
@@ -199,9 +215,10 @@ def _operations(body: str, maps: Mapping[str, str]) -> Iterator[_Operation]:
             yield _generic(line, inner, maps)
         elif named.group(1) == "softmax":
             size = math.prod(tensors[0])
-            yield True, None, 5 * size, size
+            yield _Operation(sums=True, operations=5 * size, transcendentals=size)
         elif len(tensors) >= 3:
-            yield False, _named_product(named.group(1), tensors), 0, 0
+            product = _named_product(named.group(1), tensors)
+            yield _Operation(product=product, dtypes=tuple(t for _, t in found[:2]))
 
 
 def _named_product(name: str, tensors: list[list[int]]) -> Product:
@@ -247,14 +264,13 @@ def _generic(line: str, inner: list[str], maps: Mapping[str, str]) -> _Operation
         groups = math.prod(bounds.get(d, 1) for d in shared)
         n = math.prod(bounds.get(d, 1) for d in columns)
         whole = math.prod(bounds.get(d, 1) for d in out)
-        return (
-            False,
-            Product(groups=groups, m=max(1, whole // (groups * n)), n=n, k=k, window=taps),
-            0,
-            0,
-        )
-    count = len(_ARITHMETIC.findall(text)) * size
-    return bool(reducing), None, count, len(_TRANSCENDENTAL.findall(text)) * size
+        product = Product(groups=groups, m=max(1, whole // (groups * n)), n=n, k=k, window=taps)
+        return _Operation(product=product, dtypes=tuple(t for _, t in operands[:2]))
+    return _Operation(
+        sums=bool(reducing),
+        operations=len(_ARITHMETIC.findall(text)) * size,
+        transcendentals=len(_TRANSCENDENTAL.findall(text)) * size,
+    )
 
 
 def _results(affine: str) -> list[str]:

@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 
+from paretax.evaluators.compilers.traced import TracedProduct, traced_products
 from paretax.evaluators.graph import graph_key
 
 PLATFORMS = ("cpu", "tpu", "cuda")
@@ -37,6 +38,11 @@ class PortableProgram:
     def graph(self) -> str | None:
         """See `graph_key`: found in a fraction of the time that `fingerprint` takes."""
         return graph_key(self._traced.jaxpr, derivatives=False)
+
+    @cached_property
+    def products(self) -> tuple[TracedProduct, ...]:
+        """What it multiplies."""
+        return tuple(traced_products(self._traced.jaxpr.jaxpr))
 
     @cached_property
     def fingerprint(self) -> str:

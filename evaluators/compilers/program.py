@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from paretax.errors import UsageError
+from paretax.evaluators.compilers.traced import TracedProduct
 from paretax.evaluators.kernels import Kernel
 
 _LONGEST = 400  # characters of what a compiler says; some print the whole program
@@ -48,6 +49,7 @@ class CompiledProgram:
         estimate: the compiler's own, of a whole call, in seconds; None: it makes none.
         seconds: that compiling took.
         compiler: its name and version.
+        products: what the program multiplies, before its compiler changed it.
         text: of the optimised program; "" where it was not kept.
     """
 
@@ -61,6 +63,7 @@ class CompiledProgram:
     estimate: float | None
     seconds: float
     compiler: str
+    products: tuple[TracedProduct, ...] = ()
     text: str = field(default="", repr=False, compare=False)
 
     def to_json(self) -> dict[str, Any]:
@@ -76,10 +79,12 @@ class CompiledProgram:
             "estimate": self.estimate,
             "seconds": self.seconds,
             "compiler": self.compiler,
+            "products": [p.to_json() for p in self.products],
         }
 
     @classmethod
     def from_json(cls, plain: Mapping[str, Any], text: str = "") -> CompiledProgram:
         """The inverse of `to_json`."""
         kernels = tuple(Kernel.from_json(k) for k in plain["kernels"])
-        return cls(**{**plain, "kernels": kernels, "text": text})
+        products = tuple(TracedProduct.from_json(p) for p in plain["products"])
+        return cls(**{**plain, "kernels": kernels, "products": products, "text": text})

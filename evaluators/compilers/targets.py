@@ -87,7 +87,7 @@ def _version(package: str) -> str:
     return version(package)
 
 
-_COUNTING = 2
+_COUNTING = 3
 """Of the way in which products are counted: what was counted otherwise is compiled again."""
 
 

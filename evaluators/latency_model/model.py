@@ -22,6 +22,7 @@ from paretax.evaluators.latency_model.roofline import (
     calling_seconds,
     queue,
 )
+from paretax.evaluators.latency_model.running import running
 from paretax.hardware_profiles import HardwareProfile
 
 UNCALIBRATED = 0.45
@@ -84,14 +85,14 @@ class LatencyModel:
     def predict(self, program: CompiledProgram) -> Latency:
         """The latency of a call of a program."""
         footprint = footprint_of(program)
-        seconds = self.kernel_seconds(program.kernels, footprint)
-        pairs = list(zip(program.kernels, seconds, strict=True))
-        bounds = [bound(k, self._profile, footprint) for k in program.kernels]
-        compute = sum(k.count * b.compute for k, b in zip(program.kernels, bounds, strict=True))
-        memory = sum(k.count * b.memory for k, b in zip(program.kernels, bounds, strict=True))
+        kernels = running(program, self._profile)
+        pairs = list(zip(kernels, self.kernel_seconds(kernels, footprint), strict=True))
+        bounds = [bound(k, self._profile, footprint) for k in kernels]
+        compute = sum(k.count * b.compute for k, b in zip(kernels, bounds, strict=True))
+        memory = sum(k.count * b.memory for k, b in zip(kernels, bounds, strict=True))
         calling = self.calling(program)
         total = calling + queue(pairs, self._profile).seconds
-        starts = calling + sum(k.count for k in program.kernels) * self._profile.launch_overhead
+        starts = calling + sum(k.count for k in kernels) * self._profile.launch_overhead
         whole = max(compute + memory + starts, 1e-30)
         return Latency(
             seconds=total,
@@ -107,8 +108,9 @@ class LatencyModel:
 
     def queues(self, program: CompiledProgram) -> tuple[Queue, Queue]:
         """The kernels of a program with products, and the others, without its call."""
-        seconds = self.kernel_seconds(program.kernels, footprint_of(program))
-        pairs = list(zip(program.kernels, seconds, strict=True))
+        kernels = running(program, self._profile)
+        seconds = self.kernel_seconds(kernels, footprint_of(program))
+        pairs = list(zip(kernels, seconds, strict=True))
         return (
             queue([(k, s) for k, s in pairs if k.products], self._profile),
             queue([(k, s) for k, s in pairs if not k.products], self._profile),

@@ -99,6 +99,7 @@ class PartsPricer:
                 estimate=None,
                 seconds=0.0,
                 compiler=parts[-1].compiler,
+                products=tuple(t for p in parts for t in p.products),
             )
         return found
 
