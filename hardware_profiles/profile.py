@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -166,8 +165,6 @@ class HardwareProfile(_Sheet):
     """Elementwise float32 arithmetic, op/s; None: the float32 peak."""
     f32_products: Dtype = "f32"
     """The dtype in which XLA computes a float32 product at its default precision."""
-    sparsity: dict[str, float] = Field(default_factory=dict)
-    """Pattern N:M -> how many times faster its products are."""
     memories: tuple[Memory, ...] = Field(min_length=1)
     """From the nearest to the units to the farthest, which holds the program."""
     launch_overhead: Seconds
@@ -203,14 +200,6 @@ class HardwareProfile(_Sheet):
             raise ValueError(f"`f32_products` is {self.f32_products}, which `peak` lacks: add it")
         if "f32" not in self.energy:
             raise ValueError("`energy` lacks f32: give the energy of a float32 operation")
-        for pattern, factor in self.sparsity.items():
-            found = re.fullmatch(r"([1-9][0-9]*):([1-9][0-9]*)", pattern)
-            fewer = found is not None and int(found.group(1)) < int(found.group(2))
-            if not fewer or not math.isfinite(factor) or factor < 1:
-                raise ValueError(
-                    "`sparsity` must give finite factors of at least 1 for patterns like 2:4, "
-                    f"the smaller number first, got {pattern}: {factor}"
-                )
         if not all(source.strip() for source in self.sources):
             raise ValueError("`sources` has an empty text: say where the figures are from")
         return self
@@ -235,6 +224,11 @@ def parse_profile(plain: Any, where: str) -> HardwareProfile:
     if not isinstance(plain, Mapping):
         raise UsageError(
             f"{where} must be a mapping with name, peak, memories, ..., got {shown(plain)}"
+        )
+    if "sparsity" in plain:
+        raise UsageError(
+            f"{where} must not have the key 'sparsity', got {shown(plain['sparsity'])}: remove it, "
+            "as no compiler here makes sparse products, and no cost follows from it"
         )
     try:
         return HardwareProfile.model_validate(plain)
