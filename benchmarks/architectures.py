@@ -187,6 +187,30 @@ def efficientnet_b0(w: Weights, x: Any) -> Any:
     return pooled(w, _swish(affine(w, conv(w, x, 1280))))
 
 
+def mnasnet(
+    w: Weights, x: Any, expand: Sequence[int], sizes: Sequence[int], depths: Sequence[int],
+    squeeze: Sequence[int],
+) -> Any:  # fmt: skip
+    """A network of the space of MnasNet (arXiv:1807.11626), as Accel-NASBench draws it.
+
+    Args:
+        w: hands out the weights.
+        x: images.
+        expand: of the seven blocks, how many times wider a layer is inside.
+        sizes: likewise, of its depthwise convolution.
+        depths: likewise, layers.
+        squeeze: likewise, 1 where it has squeeze and excitation.
+    """
+    x = _swish(affine(w, conv(w, x, 32, 3, 2)))
+    widths, strides = (16, 24, 40, 80, 112, 192, 320), (1, 2, 2, 2, 1, 2, 1)
+    for c, s, t, k, n, se in zip(widths, strides, expand, sizes, depths, squeeze, strict=True):
+        for i in range(n):
+            inner = x.shape[-1]
+            few = inner // 4 if se else 0
+            x = _inverted(w, x, t * inner, c, k, 1 if i else s, few, _swish, jax.nn.sigmoid)
+    return pooled(w, _swish(affine(w, conv(w, x, 1280))))
+
+
 def convnext_tiny(w: Weights, x: Any) -> Any:
     """ConvNeXt-T (arXiv:2201.03545)."""
     x = norm(w, conv(w, x, 96, 4, 4, bias=True))
@@ -248,15 +272,32 @@ NETWORKS: dict[str, tuple[Callable[[Weights, Any], Any], tuple[int, ...]]] = {
 """By name: the function, and the shape of an example; whole numbers where it has one axis."""
 
 
+def named(name: str) -> tuple[Callable[[Weights, Any], Any], tuple[int, ...]]:
+    """A network and the shape of an example, by name.
+
+    Args:
+        name: of `NETWORKS`, or like mnasnet_6466611_3535533_1233222_0000000: a digit for each of
+            the seven blocks of `mnasnet`.
+
+    Raises:
+        KeyError: there is no such network.
+    """
+    kind, *digits = name.split("_")
+    if kind == "mnasnet" and [len(d) for d in digits] == [7, 7, 7, 7]:
+        settings = [[int(digit) for digit in each] for each in digits]
+        return lambda w, x: mnasnet(w, x, *settings), _IMAGE
+    return NETWORKS[name]
+
+
 def program(name: str, batch: int, dtype: str) -> PortableProgram:
     """A network at a batch, all of its weights and inputs in one dtype.
 
     Args:
-        name: of `NETWORKS`.
+        name: see `named`.
         batch: examples.
         dtype: "float32", "bfloat16" or "float16".
     """
-    function, shape = NETWORKS[name]
+    function, shape = named(name)
     of_inputs = jnp.int32 if len(shape) == 1 else jnp.dtype(dtype)
     inputs = jax.ShapeDtypeStruct((batch, *shape), of_inputs)
     noted = Weights(dtype=jnp.dtype(dtype))

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal
+from typing import Any
 
-KernelKind = Literal["dot", "convolution", "depthwise", "reduction", "elementwise", "data", "other"]
-"""`data` only moves (copy, transpose, pad, gather); `reduction` sums, pools or normalises."""
+from paretax.hardware_profiles.profile import KernelKind
 
 WIDTHS = {"int4": 4, "int8": 8, "fp8": 8, "fp16": 16, "bf16": 16, "f64": 64}
 """Bits of the dtypes that do not have 32."""

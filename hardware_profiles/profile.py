@@ -27,6 +27,8 @@ from paretax.plain import read_yaml_file
 Dtype = Literal["f32", "tf32", "bf16", "fp16", "fp8", "int8", "int4"]
 DTYPES: tuple[str, ...] = get_args(Dtype)
 Kind = Literal["cpu", "gpu", "tpu", "mobile", "npu"]
+KernelKind = Literal["dot", "convolution", "depthwise", "reduction", "elementwise", "data", "other"]
+"""`data` only moves (copy, transpose, pad, gather); `reduction` sums, pools or normalises."""
 
 
 class _Sheet(BaseModel):
@@ -173,6 +175,12 @@ class HardwareProfile(_Sheet):
     """Of calling a program, in seconds."""
     argument_overhead: Seconds = 0.0
     """Of each array that a call passes, in seconds."""
+    host_overhead: Seconds = 0.0
+    """Of the host's work for each kernel, before the device begins, in seconds."""
+    library_overhead: Seconds = 0.0
+    """Of the host's work for each call of a library (cuDNN), beside the device, in seconds."""
+    efficiency: dict[KernelKind, float] = Field(default_factory=dict)
+    """Kind of kernel -> the share of its roofline that it reaches; 1 where left out."""
     units: int = Field(gt=0, strict=True)
     """Cores that share a kernel: streaming multiprocessors, tensor cores of a chip, CPU threads."""
     granularity: Granularity
@@ -200,6 +208,11 @@ class HardwareProfile(_Sheet):
             raise ValueError(f"`f32_products` is {self.f32_products}, which `peak` lacks: add it")
         if "f32" not in self.energy:
             raise ValueError("`energy` lacks f32: give the energy of a float32 operation")
+        for kind, share in self.efficiency.items():
+            if not 0 < share <= 1:
+                raise ValueError(
+                    f"`efficiency` must give shares above 0 and at most 1, got {kind}: {share}"
+                )
         if not all(source.strip() for source in self.sources):
             raise ValueError("`sources` has an empty text: say where the figures are from")
         return self

@@ -18,7 +18,8 @@ from paretax.evaluators.compilers.hlo_products import (
     widest,
 )
 from paretax.evaluators.compilers.hlo_text import Array, Computation, Instruction, Module
-from paretax.evaluators.kernels import Kernel, KernelKind, Product
+from paretax.evaluators.kernels import Kernel, Product
+from paretax.hardware_profiles.profile import KernelKind
 
 _FREE = {
     "parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "copy-done",

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from paretax.evaluators.compilers.program import CompiledProgram, CompileError
-from paretax.evaluators.kernels import Kernel, KernelKind, Product
+from paretax.evaluators.kernels import Kernel, Product
+from paretax.hardware_profiles.profile import KernelKind
 
 _BITS = {"i1": 8, "i4": 4, "i8": 8, "i16": 16, "i32": 32, "i64": 64, "index": 64,
          "f8E4M3FN": 8, "f8E5M2": 8, "f16": 16, "bf16": 16, "f32": 32, "f64": 64}  # fmt: skip

@@ -115,7 +115,6 @@ def _plain(profile: HardwareProfile) -> dict[str, object]:
         "peak": {d: f"{r / 1e9:.4g} GFLOP/s" for d, r in profile.peak.items()},
         "vector": f"{(profile.vector or 0.0) / 1e9:.4g} GFLOP/s",
         "f32_products": profile.f32_products,
-        "sparsity": dict(profile.sparsity),
         "memories": [
             {
                 "name": m.name,

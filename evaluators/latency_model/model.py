@@ -38,6 +38,7 @@ class Latency:
 
     Args:
         seconds: the expected value.
+        queued: of one of many calls in a queue, which nobody waits for before the next.
         low: 10% of calls of such programs are expected below it.
         high: 10% are expected above it.
         busiest: name of the kernel that takes longest.
@@ -45,6 +46,7 @@ class Latency:
     """
 
     seconds: float
+    queued: float
     low: float
     high: float
     busiest: str
@@ -91,11 +93,13 @@ class LatencyModel:
         compute = sum(k.count * b.compute for k, b in zip(kernels, bounds, strict=True))
         memory = sum(k.count * b.memory for k, b in zip(kernels, bounds, strict=True))
         calling = self.calling(program)
-        total = calling + queue(pairs, self._profile).seconds
-        starts = calling + sum(k.count for k in kernels) * self._profile.launch_overhead
+        line = queue(pairs, self._profile)
+        total = calling + line.seconds
+        starts = calling + line.host + sum(k.count for k in kernels) * self._profile.launch_overhead
         whole = max(compute + memory + starts, 1e-30)
         return Latency(
             seconds=total,
+            queued=line.queued,
             low=total * math.exp(-_ONE_SIDED * self._error),
             high=total * math.exp(_ONE_SIDED * self._error),
             busiest=max(pairs, key=lambda p: p[0].count * p[1])[0].name if pairs else "",
@@ -155,7 +159,7 @@ class LatencyModel:
     def _busy(self, kernel: Kernel, footprint: Footprint) -> float:
         limits = bound(kernel, self._profile, footprint)
         if kernel.estimate is None:
-            return limits.busy
+            return limits.busy / self._profile.efficiency.get(kernel.kind, 1.0)
         # The compiler scheduled its instructions; what it does not count is the far memory.
         far = kernel.bytes - kernel.bytes_near
         return max(kernel.estimate, far / self._profile.main_memory.bandwidth)

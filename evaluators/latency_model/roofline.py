@@ -9,7 +9,6 @@ transfer does not reach the bandwidth (Little's law). Nothing here was fitted to
 from __future__ import annotations
 
 import itertools
-import math
 from dataclasses import dataclass
 
 from paretax.evaluators.kernels import Kernel, Product
@@ -225,43 +224,59 @@ class Queue:
     Args:
         serial: of the kernels, which run one after another, with their launches.
         beside: of the copies that the compiler set beside them.
+        host: of the host's work before the device begins: kernels that are launched as a graph.
+        library: of the host's work beside the device: calls of libraries, one after another.
     """
 
     serial: float = 0.0
     beside: float = 0.0
+    host: float = 0.0
+    library: float = 0.0
 
     def __add__(self, other: Queue) -> Queue:
         """One after the other."""
-        return Queue(serial=self.serial + other.serial, beside=self.beside + other.beside)
+        return Queue(
+            serial=self.serial + other.serial,
+            beside=self.beside + other.beside,
+            host=self.host + other.host,
+            library=self.library + other.library,
+        )
 
     @property
-    def seconds(self) -> float:
+    def device(self) -> float:
         """Copies hide behind kernels in part, as the first kernels wait for theirs: the 1.5-norm
         of the two, as within a kernel.
         """
         return float((self.serial**1.5 + self.beside**1.5) ** (1 / 1.5))
 
+    @property
+    def seconds(self) -> float:
+        """Of a call that one waits for."""
+        return self.host + max(self.library, self.device)
+
+    @property
+    def queued(self) -> float:
+        """Of one of many calls, whose host's work is done while the device works on others."""
+        return max(self.host + self.library, self.device)
+
 
 def queue(kernels: list[tuple[Kernel, float]], profile: HardwareProfile) -> Queue:
     """The kernels of a program.
-
-    On a GPU the host queues kernels ahead, so that a long kernel hides the launch of the next;
-    elsewhere each waits for the one before.
 
     Args:
         kernels: each with the seconds of one run, without the launch.
         profile: of the device.
     """
-    launch = profile.launch_overhead
-    serial = beside = 0.0
+    found = Queue()
     for kernel, seconds in kernels:
-        if kernel.overlapped:
-            beside += kernel.count * seconds
-        elif profile.kind == "gpu":
-            serial += kernel.count * math.hypot(seconds, launch)
-        else:
-            serial += kernel.count * (seconds + launch)
-    return Queue(serial=serial, beside=beside)
+        by_library = kernel.library == "cudnn"
+        found += Queue(
+            serial=0.0 if kernel.overlapped else kernel.count * (seconds + profile.launch_overhead),
+            beside=kernel.count * seconds if kernel.overlapped else 0.0,
+            host=0.0 if by_library else kernel.count * profile.host_overhead,
+            library=kernel.count * profile.library_overhead if by_library else 0.0,
+        )
+    return found
 
 
 def calling_seconds(arguments: int, profile: HardwareProfile) -> float:

@@ -73,7 +73,7 @@ BENCHES = {
 @pytest.fixture(scope="module", params=BENCHES)
 def bench(request: pytest.FixtureRequest) -> Workbench:
     build = BENCHES[request.param]
-    return Workbench(paretax.classification("blocks", load=load, build=build, defaults={}))
+    return Workbench(paretax.classification(request.param, load=load, build=build, defaults={}))
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +102,8 @@ def test_sixteen_bits_are_multiplied_as_such(
         narrow, fast = read(bench, compiler, name, {"precision": precision})
         assert {k.dtype for k in narrow} == {dtype}, precision
         assert sum(k.kind != "dot" for k in narrow) == sum(k.kind != "dot" for k in wide)
-        assert slow > 1.5 * fast, precision
+        least = 1.5 if bench.task.name == "linen" else 1.3  # which is mostly inputs and one block
+        assert slow > least * fast, precision
 
 
 @pytest.mark.parametrize("name", GPUS)
