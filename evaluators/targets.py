@@ -188,6 +188,7 @@ def modelled(
                 **about,
                 "interval": interval,
                 "confidence": 0.8,
+                "queued": round(latency.queued * 1e6, 3),
                 "limited_by": limits,
                 "busiest": latency.busiest,
                 "compiler": program.compiler,

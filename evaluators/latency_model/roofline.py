@@ -254,11 +254,6 @@ class Queue:
         """Of a call that one waits for."""
         return self.host + max(self.library, self.device)
 
-    @property
-    def queued(self) -> float:
-        """Of one of many calls, whose host's work is done while the device works on others."""
-        return max(self.host + self.library, self.device)
-
 
 def queue(kernels: list[tuple[Kernel, float]], profile: HardwareProfile) -> Queue:
     """The kernels of a program.

@@ -287,6 +287,8 @@ def test_a_missing_key_is_named(key: str) -> None:
         (("sources",), "its maker", "sources: must be a list, got 'its maker'"),
         (("sources",), None, "sources: must be a list, got None"),
         (("power", "idle"), "800 W", "power: idle must not exceed peak, got 800 W > 700 W"),
+        (("efficiency",), {"dot": 1.5}, "`efficiency` must give shares above 0 .* got dot: 1.5"),
+        (("efficiency",), {"dots": 0.5}, "unknown .*'dots'.*"),
         (("sparsity",), {"2:4": 2.0}, "x must not have the key 'sparsity', got .*2:4.*: remove it"),
         (("units",), "108", "units: must be a whole number, got '108'"),
         (("units",), True, "units: must be a whole number, got True"),
