@@ -8,7 +8,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -28,7 +28,11 @@ MISSING = 3
 Value = TypeVar("Value")
 
 
-def arguments(about: str, only: Sequence[str] = ()) -> argparse.Namespace:
+def arguments(
+    about: str,
+    only: Sequence[str] = (),
+    extra: Callable[[argparse.ArgumentParser], None] | None = None,
+) -> argparse.Namespace:
     """How much is to be done, and where the figures go.
 
     Also settles how XLA computes, before JAX first does.
@@ -36,6 +40,7 @@ def arguments(about: str, only: Sequence[str] = ()) -> argparse.Namespace:
     Args:
         about: the script, for `--help`.
         only: the names of its parts, where one may ask for some of them.
+        extra: adds arguments of its own.
 
     Returns:
         `scale` ("full", "quick" or "smoke"), `json` (a path or None), `record` (a bool), and
@@ -58,6 +63,8 @@ def arguments(about: str, only: Sequence[str] = ()) -> argparse.Namespace:
     )
     if only:
         parser.add_argument("--only", metavar="PARTS", help=f"some of: {', '.join(only)}")
+    if extra is not None:
+        extra(parser)
     parser.set_defaults(scale="full", only=None)
     given = parser.parse_args()
     given.parts = [*only] if given.only is None else given.only.split(",")

@@ -120,7 +120,11 @@ class TargetsEvaluator:
         latency = target.latency_model.predict(program)
         factor = price.seconds / latency.seconds
         scaled = replace(
-            latency, seconds=price.seconds, low=latency.low * factor, high=latency.high * factor
+            latency,
+            seconds=price.seconds,
+            queued=latency.queued * factor,
+            low=latency.low * factor,
+            high=latency.high * factor,
         )
         about = {"parts": price.parts, "checked": price.checked}
         return [

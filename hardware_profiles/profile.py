@@ -193,6 +193,9 @@ class HardwareProfile(_Sheet):
     """Of an operation, by dtype, in joules."""
     price: Price | None = None
     """In USD an hour; None: it is not rented out."""
+    error: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    """Standard deviation of the logarithm of measured / modelled latency, of networks of families
+    that the overheads and efficiencies were not fitted on; None: nobody measured the device."""
     calibration: Calibration | None = None
     """None: nobody calibrated it, and the data sheet stands alone."""
     sources: tuple[str, ...] = Field(min_length=1)

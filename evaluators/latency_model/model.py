@@ -60,7 +60,7 @@ class LatencyModel:
         profile: of the device.
         corrections: that calibration learned; None: the data sheet alone.
         error: standard deviation of the logarithm of measured / modelled time of whole programs,
-            from calibration's own check; None: `UNCALIBRATED`.
+            from calibration's own check; None: the profile's, or `UNCALIBRATED`.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class LatencyModel:
         error: float | None = None,
     ) -> None:
         self._profile, self._corrections = profile, corrections
-        self._error = UNCALIBRATED if error is None else error
+        self._error = error or profile.error or UNCALIBRATED
 
     @classmethod
     def of(cls, profile: HardwareProfile) -> Self:

@@ -142,12 +142,18 @@ def peak(dtype: str, profile: HardwareProfile) -> float:
 
 
 def product_seconds(product: Product, dtype: str, profile: HardwareProfile) -> float:
-    """A product on the matrix unit, or, where padding would cost more, on the vector unit."""
-    on_vectors = product.flops / vector_rate(profile)
+    """A product on the matrix unit, or, where padding would cost more, on the vector unit.
+
+    A GPU's library multiplies in tiles whatever unit does it, so that tiles, waves and padding
+    count also in a dtype for which the device has vector units alone; only a product that is
+    thinner than the smallest tile (of a vector, of a channel) runs without.
+    """
     matrix = min(
         _tiled(product, tile, split, profile) for tile in _tiles(profile) for split in _SPLITS
-    )
-    return min(on_vectors, matrix / peak(dtype, profile))
+    ) / peak(dtype, profile)
+    if profile.kind == "gpu" and min(product.m, product.n) >= min(_TILES[-1]):
+        return matrix
+    return min(product.flops / vector_rate(profile), matrix)
 
 
 def _tiles(profile: HardwareProfile) -> tuple[tuple[int, int], ...]:

@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
     "script",
     [
         "distillation", "joint", "latency_model", "lottery_ticket", "pruning",
-        "quantization", "scaling", "score_speed", "signatures", "systolic",
+        "quantization", "scaling", "score_speed", "signatures", "silicon", "systolic",
         pytest.param("throughput", marks=pytest.mark.slow),  # starts two local clusters
     ],
 )  # fmt: skip

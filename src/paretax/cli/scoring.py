@@ -143,6 +143,8 @@ def _show(task: str, form: Precision | None, candidate: dict[str, Any], found: E
         [target, *(_cell(values.get(name)) for name in _COLUMNS), _limited(values["latency"])]
         for target, values in by_target.items()
     ]
+    if not rows:
+        return  # why is said below
     heads = ["target", *_COLUMNS.values(), "limited by"]
     right = ("left", *["right"] * len(_COLUMNS), "left")
     say(tabulate(rows, heads, tablefmt="simple", disable_numparse=True, colalign=right))

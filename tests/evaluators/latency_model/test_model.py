@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,15 @@ from paretax.evaluators.kernels import Kernel, Product
 from paretax.evaluators.latency_model.calibration import Probe, learn
 from paretax.evaluators.latency_model.corrections import Corrections, Sample, fit
 from paretax.evaluators.latency_model.features import NAMES, features
-from paretax.evaluators.latency_model.model import LatencyModel, footprint_of
+from paretax.evaluators.latency_model.model import UNCALIBRATED, LatencyModel, footprint_of
 from paretax.evaluators.latency_model.pieces import pieces
-from paretax.evaluators.latency_model.roofline import Footprint, bound, peak
+from paretax.evaluators.latency_model.roofline import (
+    Footprint,
+    bound,
+    peak,
+    product_seconds,
+    vector_rate,
+)
 from paretax.hardware_profiles import load_profile, profile_names
 
 SMALL = Footprint(resident=1e4, temporary=0)
@@ -199,12 +206,42 @@ def test_a_call_and_one_in_a_queue_on_a_gpu() -> None:
     )
 
 
+@pytest.mark.parametrize("name", ["t4", "v100", "rtx4090"])
+def test_tiles_count_also_where_vectors_are_as_fast(name: str) -> None:
+    """float32 on cards whose float32 products run at the rate of their vectors."""
+    profile = load_profile(name)
+    seconds = partial(product_seconds, dtype="f32", profile=profile)
+    even = Product(m=128 * profile.units, n=128, k=4096)
+    alone = even.flops / peak("f32", profile)
+    assert seconds(even) >= alone
+    # One tile more than there are cores is a second wave, at nearly twice the time; 17 columns are
+    # padded to the next tile.
+    assert seconds(Product(m=256 * profile.units + 1, n=256, k=64)) > 1.02 * seconds(
+        Product(m=256 * profile.units, n=256, k=64)
+    )
+    padded = Product(m=128 * profile.units, n=17, k=4096)
+    assert seconds(padded) > 1.2 * padded.flops / peak("f32", profile)
+    # What is thinner than a tile runs on vectors.
+    thin = Product(m=1, n=4096, k=4096)
+    assert seconds(thin) == pytest.approx(thin.flops / vector_rate(profile))
+
+
 def test_a_kernel_reaches_its_share_of_the_roofline() -> None:
     plain = load_profile("h100").model_copy(update={"efficiency": {}})
     some = plain.model_copy(update={"efficiency": {"dot": 0.5}})
     kernels = [product(4096, 4096, 4096, "bf16"), elementwise(10**8)]
     whole, half = (LatencyModel(p).kernel_seconds(kernels, LARGE) for p in (plain, some))
     assert half == pytest.approx([2 * whole[0], whole[1]])
+
+
+def test_an_interval_is_wider_for_a_device_that_nobody_measured() -> None:
+    def width(name: str) -> float:
+        found = LatencyModel(load_profile(name)).predict(program(elementwise(10)))
+        return math.log(found.high / found.low) / (2 * 1.2816)
+
+    assert width("h200") == pytest.approx(load_profile("h200").error, rel=1e-4)
+    assert width("h100") == pytest.approx(UNCALIBRATED, rel=1e-4)
+    assert width("h100") > width("h200")
 
 
 def test_an_interval() -> None:

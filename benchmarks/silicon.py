@@ -1,0 +1,198 @@
+"""The latency model held against measurements on devices that are not here, beside simple rules.
+
+Reads every CSV file of a folder (`benchmarks/measured/README.md` has the format; `--data FOLDER`
+for measurements of your own), compiles each network for its device, and compares the order of the
+modelled latencies with that of the measured ones.
+
+    python benchmarks/silicon.py --quick
+    python benchmarks/silicon.py --data my-measurements --json figures.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import time
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from architectures import program
+from reporting import ROOT, arguments, finish, of_scale, show
+from scipy.stats import kendalltau, spearmanr
+
+from paretax.evaluators.compilers import CompiledProgram, Compiler
+from paretax.evaluators.latency_model.model import LatencyModel
+from paretax.hardware_profiles import HardwareProfile, load_profile
+
+MEASURED = ROOT / "benchmarks" / "measured"
+RULES = ("operations", "bytes", "kernels", "roofline", "compiler")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """A measurement.
+
+    Args:
+        network: see `architectures.named`.
+        batch: examples in a call.
+        dtype: of weights and inputs.
+        seconds: of a call.
+        framework: that ran it; of another than JAX only the order counts.
+    """
+
+    network: str
+    batch: int
+    dtype: str
+    seconds: float
+    framework: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judged:
+    """A measurement beside what is said of it, in seconds or in what a rule counts.
+
+    Args:
+        row: the measurement.
+        ours: the model's.
+        low: lower end of its interval.
+        high: upper end of it.
+        rules: what each simple rule counts.
+    """
+
+    row: Row
+    ours: float
+    low: float
+    high: float
+    rules: Mapping[str, float]
+
+
+def read(folder: Path) -> dict[tuple[str, str], list[Row]]:
+    """The measurements of a folder, by device and by how they were called."""
+    found: dict[tuple[str, str], list[Row]] = defaultdict(list)
+    for file in sorted(folder.glob("*.csv")):
+        with file.open(encoding="utf-8", newline="") as stream:
+            for line in csv.DictReader(stream):
+                device = line["device"].removeprefix("NVIDIA ").lower().replace(" ", "-")
+                for column, way in (("call_us", "call"), ("queued_us", "queued")):
+                    if line.get(column):
+                        row = Row(
+                            network=line["network"],
+                            batch=int(line["batch"]),
+                            dtype=line["dtype"],
+                            seconds=float(line[column]) * 1e-6,
+                            framework=line.get("framework") or "jax",
+                        )
+                        found[device, way].append(row)
+    return found
+
+
+def profile_of(device: str, folder: Path) -> HardwareProfile:
+    """A device's profile: a file of the folder, or one of paretax's own."""
+    own = folder / f"{device}.yaml"
+    return load_profile(str(own) if own.exists() else device)
+
+
+def judge(row: Row, way: str, profile: HardwareProfile, compiler: Compiler) -> Judged:
+    """Compile a network, and ask the model and the rules."""
+    made = compiler.compile(profile, program(row.network, row.batch, row.dtype))
+    found = LatencyModel.of(profile).predict(made)
+    ours = found.queued if way == "queued" else found.seconds
+    factor = ours / found.seconds
+    return Judged(
+        row=row,
+        ours=ours,
+        low=found.low * factor,
+        high=found.high * factor,
+        rules=_rules(made, profile),
+    )
+
+
+def _rules(made: CompiledProgram, profile: HardwareProfile) -> dict[str, float]:
+    operations = float(sum(p.flops for p in made.products))
+    moved = float(sum(k.count * k.bytes for k in made.kernels))
+    narrow = [p.dtype for p in made.products if p.dtype in profile.peak]
+    rate = profile.peak[narrow[0]] if narrow else profile.peak["f32"]
+    return {
+        "operations": operations,
+        "bytes": moved,
+        "kernels": float(sum(k.count for k in made.kernels)),
+        "roofline": max(operations / rate, moved / profile.main_memory.bandwidth),
+        "compiler": made.estimate or 0.0,
+    }
+
+
+def summary(judged: Sequence[Judged]) -> dict[str, float]:
+    """The figures of a device."""
+    measured = np.array([j.row.seconds for j in judged])
+    ours = np.array([j.ours for j in judged])
+    foreign = any(j.row.framework != "jax" for j in judged)
+    level = float(np.median(measured / ours)) if foreign else 1.0
+    inside = [j.low * level <= j.row.seconds <= j.high * level for j in judged]
+    error = np.abs(ours * level / measured - 1)
+    found = {
+        "ours": _rank(ours, measured),
+        "kendall": float(kendalltau(ours, measured)[0]),
+        "median_error": float(np.median(error)),
+        "within_10": float(np.mean(error <= 0.1)),
+        "coverage": float(np.mean(inside)),
+    }
+    for rule in RULES:
+        counted = np.array([j.rules[rule] for j in judged])
+        if (counted > 0).all() and len(set(counted.tolist())) > 1:
+            found[rule] = _rank(counted, measured)
+    found["best_rule"] = max(found[rule] for rule in RULES if rule in found)
+    return found
+
+
+def _rank(one: np.ndarray, other: np.ndarray) -> float:
+    return float(spearmanr(one, other)[0])
+
+
+def main() -> None:
+    """Compile, compare, and print the tables."""
+    given, began = arguments(__doc__ or "", extra=_data), time.perf_counter()
+    most = of_scale(given, full=1000, quick=16, smoke=2)
+    folder: Path = given.data
+    compiler = Compiler()
+    figures: dict[str, float] = {}
+    rows: list[dict[str, Any]] = []
+    groups = read(folder)
+    for (device, way), found in groups.items():
+        profile = profile_of(device, folder)
+        judged = []
+        for row in _spread(found, most):
+            if given.scale == "smoke":  # what compiles soon
+                row = replace(row, network="resnet18", batch=len(judged) + 1)
+            judged.append(judge(row, way, profile, compiler))
+            print(f"{device} {way}: {len(judged)} of {min(most, len(found))}", flush=True)
+        name = device if way == "call" else f"{device}-queued"
+        told = summary(judged)
+        figures |= {f"{name}.{k}": told[k] for k in ("ours", "best_rule", "coverage")}
+        rows.append({"device": name, "networks": len(judged), **{k: told.get(k) for k in _COLUMNS}})
+    names = [row["device"] for row in rows]
+    behind = sum(figures[f"{n}.ours"] < figures[f"{n}.best_rule"] - 0.01 for n in names)
+    show("Order (Spearman) and level, by device", rows)
+    finish(given, {**figures, "devices": len(rows), "behind": behind}, began)
+
+
+_COLUMNS = ("ours", *RULES, "kendall", "median_error", "within_10", "coverage")
+
+
+def _data(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--data", type=Path, default=MEASURED, metavar="FOLDER", help="measurements of your own"
+    )
+
+
+def _spread(rows: Sequence[Row], most: int) -> list[Row]:
+    """At most so many of them, spread over the file."""
+    places = sorted(set(np.linspace(0, len(rows) - 1, min(most, len(rows))).round().astype(int)))
+    return [rows[i] for i in places]
+
+
+if __name__ == "__main__":
+    main()
