@@ -51,7 +51,7 @@ class Work:
 
 
 FULL = Work(networks=144, programs=PROGRAMS, passes=3)
-QUICK = Work(networks=126, programs=PROGRAMS // 3, passes=2)
+QUICK = Work(networks=126, programs=PROGRAMS * 8 // 15, passes=2)
 
 SMOKE = Work(networks=9, programs=20, passes=1)
 

@@ -196,6 +196,7 @@ def modelled(
                 "limited_by": limits,
                 "busiest": latency.busiest,
                 "compiler": program.compiler,
+                "standing": target.profile.standing,
                 **assumed,
             },
         ),

@@ -97,6 +97,10 @@ class Systolic(_Sheet):
 Compiler = Annotated[LocalCpu | Tpu | Cuda | Iree | Systolic, Discriminator("platform")]
 
 
+DATA_SHEET = "data sheet only"
+"""The standing of a device whose model nobody held against a measurement."""
+
+
 class Memory(_Sheet):
     """One level of memory."""
 
@@ -193,6 +197,8 @@ class HardwareProfile(_Sheet):
     """Of an operation, by dtype, in joules."""
     price: Price | None = None
     """In USD an hour; None: it is not rented out."""
+    checked: str = ""
+    """What measurements on such a device its model was held against, with which outcome."""
     error: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     """Standard deviation of the logarithm of measured / modelled latency, of networks of families
     that the overheads and efficiencies were not fitted on; None: nobody measured the device."""
@@ -219,6 +225,13 @@ class HardwareProfile(_Sheet):
         if not all(source.strip() for source in self.sources):
             raise ValueError("`sources` has an empty text: say where the figures are from")
         return self
+
+    @property
+    def standing(self) -> str:
+        """What its modelled latencies rest on, in a few words."""
+        if self.calibration is not None:
+            return f"calibrated on {self.calibration.programs} programs"
+        return f"checked: {self.checked}" if self.checked else DATA_SHEET
 
     @property
     def platform(self) -> str:

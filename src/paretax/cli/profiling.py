@@ -22,6 +22,7 @@ def list_profiles(form: FormatOption = TableFormat.table) -> None:
     from tabulate import tabulate
 
     from paretax.hardware_profiles import load_profile, profile_names
+    from paretax.hardware_profiles.profile import DATA_SHEET
 
     found = [load_profile(name) for name in profile_names()]
     if form is TableFormat.json:
@@ -36,11 +37,22 @@ def list_profiles(form: FormatOption = TableFormat.table) -> None:
             f"{p.main_memory.bandwidth / 1e9:.4g}",
             f"{p.main_memory.size / 2**30:.3g}",
             "-" if p.price is None else f"{p.price:.2f}",
+            "-" if p.mode == "measured" else "checked" if p.checked else DATA_SHEET,
             p.description,
         )
         for p in found
     ]
-    heads = ["target", "compiler", "latency is", "Top/s", "GB/s", "GiB", "USD/h", "description"]
+    heads = [
+        "target",
+        "compiler",
+        "latency is",
+        "Top/s",
+        "GB/s",
+        "GiB",
+        "USD/h",
+        "model",
+        "description",
+    ]
     say(tabulate(rows, heads, tablefmt="simple", disable_numparse=True))
 
 

@@ -151,7 +151,20 @@ def _show(task: str, form: Precision | None, candidate: dict[str, Any], found: E
     batch = next((m.detail["batch"] for m in found.measurements if "batch" in m.detail), 1)
     if size is not None:
         say(f"size {size.value / 1024:.1f} KiB ({size.provenance}), batch {batch}")
-    say("m measured, c compiled for the target, e estimated by the model (80% interval)\n")
+    say("m measured, c compiled for the target, e estimated by the model (80% interval)")
+    for standing, names in _standings(by_target).items():
+        say(f"{', '.join(names)}: {standing}")
+    say("")
+
+
+def _standings(by_target: dict[str, dict[str, Measurement]]) -> dict[str, list[str]]:
+    """What modelled latencies rest on, with the targets of each."""
+    found: dict[str, list[str]] = {}
+    for target, values in by_target.items():
+        standing = values["latency"].detail.get("standing") if "latency" in values else None
+        if standing:
+            found.setdefault(standing, []).append(target)
+    return found
 
 
 def _described(candidate: dict[str, Any]) -> str:
