@@ -176,7 +176,7 @@ class Reference:
             plain = apply(x8, part)
             size = apply(np.abs(x8), np.abs(part))
             scale = np.divide(scaled, plain, out=np.zeros_like(scaled), where=plain != 0)
-            total = total + rounded(self._moved(plain, size), "bfloat16") * scale
+            total = total + rounded(self._moved(plain, size, 2.0), "bfloat16") * scale
         return self.cast(np.asarray(total))
 
     def product(
@@ -228,7 +228,8 @@ class Reference:
             elif asked.precision is not None:
                 x, w = rounded(x, asked.precision), rounded(w, asked.precision)
                 if convolution:
-                    y = self._moved(apply(x, w), apply(np.abs(x), np.abs(w)))
+                    # Twice as far as its inputs, or the two moves of a sum below zero cancel.
+                    y = self._moved(apply(x, w), apply(np.abs(x), np.abs(w)), 2.0)
                     return self.cast(rounded(y, asked.precision))
             else:
                 w = self.cast(w)
