@@ -50,15 +50,21 @@ def taps(
 
 def convolution_multiply_adds(eqn: JaxprEqn) -> int:
     """Of a `conv_general_dilated`, for its whole batch; see `taps`."""
-    kernel, result = (var.aval.shape for var in (eqn.invars[1], eqn.outvars[0]))  # type: ignore[attr-defined]
+    _, kernel, result = shapes(eqn)
     numbers: Any = eqn.params["dimension_numbers"]
     batch, features = (result[numbers.out_spec[i]] for i in (0, 1))
     return int(batch * features * kernel[numbers.rhs_spec[1]] * windows_met(eqn))
 
 
+def shapes(eqn: JaxprEqn) -> list[tuple[int, ...]]:
+    """Of what an equation takes, and then of what it gives."""
+    arrays: list[Any] = [var.aval for var in (*eqn.invars, *eqn.outvars)]
+    return [tuple(array.shape) for array in arrays]
+
+
 def windows_met(eqn: JaxprEqn) -> int:
     """Of a `conv_general_dilated`: `taps` of all its dimensions, multiplied."""
-    inputs, kernel, result = (var.aval.shape for var in (*eqn.invars, *eqn.outvars))  # type: ignore[attr-defined]
+    inputs, kernel, result = shapes(eqn)
     given: Any = eqn.params
     numbers = given["dimension_numbers"]
     return math.prod(

@@ -16,7 +16,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn
 
 from paretax.evaluators.compilers.hlo_products import widest
 from paretax.evaluators.kernels import Product
-from paretax.spaces.taps import windows_met
+from paretax.spaces.taps import shapes, windows_met
 
 _NAMES = {"float32": "f32", "float64": "f64", "float16": "fp16", "bfloat16": "bf16",
           "uint8": "int8", "uint4": "int4", "uint32": "int32"}  # fmt: skip
@@ -29,12 +29,15 @@ class TracedProduct:
     Args:
         product: its sizes.
         dtype: of its operands, the wider of the two.
-        count: how often it is done in a call; of a loop without a known length, once.
+        count: how often it is done in a call.
+        known: whether the program says how often; it does not in a `while_loop`, where `count` is
+            of one turn.
     """
 
     product: Product
     dtype: str
     count: int = 1
+    known: bool = True
 
     @property
     def flops(self) -> int:
@@ -51,26 +54,31 @@ class TracedProduct:
         return cls(**{**plain, "product": Product(**plain["product"])})
 
 
-def traced_products(jaxpr: Jaxpr, count: int = 1) -> Iterator[TracedProduct]:
+def traced_products(jaxpr: Jaxpr, count: int = 1, known: bool = True) -> Iterator[TracedProduct]:
     """The products of a program, in the order of its text.
 
     Args:
         jaxpr: of the program.
         count: how often it runs.
+        known: see `TracedProduct`.
     """
     for eqn in jaxpr.eqns:
         if eqn.primitive.name in _PRODUCTS:
-            dtypes = [_name(var.aval.dtype) for var in eqn.invars[:2]]  # type: ignore[attr-defined]
+            arrays: list[Any] = [var.aval for var in eqn.invars[:2]]
             product = _PRODUCTS[eqn.primitive.name](eqn)
             if product is not None:
-                yield TracedProduct(product=product, dtype=widest(dtypes), count=count)
+                dtype = widest(_name(array.dtype) for array in arrays)
+                yield TracedProduct(product=product, dtype=dtype, count=count, known=known)
         elif eqn.primitive.name == "cond":
-            branches = [list(traced_products(b.jaxpr, count)) for b in eqn.params["branches"]]
+            branches = [
+                list(traced_products(b.jaxpr, count, known)) for b in eqn.params["branches"]
+            ]
             yield from max(branches, key=lambda found: sum(p.flops for p in found))
         else:
             turns = eqn.params["length"] if eqn.primitive.name == "scan" else 1
+            told = known and eqn.primitive.name != "while"
             for inner in _called(eqn):
-                yield from traced_products(inner, count * turns)
+                yield from traced_products(inner, count * turns, told)
 
 
 def _called(eqn: JaxprEqn) -> Iterator[Jaxpr]:
@@ -89,7 +97,7 @@ def _name(dtype: Any) -> str:
 
 
 def _dot(eqn: JaxprEqn) -> Product | None:
-    left, right = (var.aval.shape for var in eqn.invars)  # type: ignore[attr-defined]
+    left, right, _ = shapes(eqn)
     (of_left, of_right), (groups, _) = eqn.params["dimension_numbers"]
     k, g = (math.prod(left[i] for i in axes) for axes in (of_left, groups))
     if 0 in left or 0 in right:
@@ -101,7 +109,7 @@ def _dot(eqn: JaxprEqn) -> Product | None:
 
 
 def _convolution(eqn: JaxprEqn) -> Product | None:
-    inputs, kernel, result = (v.aval.shape for v in (*eqn.invars, *eqn.outvars))  # type: ignore[attr-defined]
+    inputs, kernel, result = shapes(eqn)
     if 0 in inputs or 0 in kernel or 0 in result:
         return None
     given, numbers = eqn.params, eqn.params["dimension_numbers"]

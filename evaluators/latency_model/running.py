@@ -18,13 +18,15 @@ def running(program: CompiledProgram, profile: HardwareProfile) -> list[Kernel]:
 
     A systolic array has no compiler here. It multiplies what the program multiplies, in the
     program's own dtypes; XLA:CPU only says what is left beside the products, without the kernels
-    that widen operands for a processor.
+    that widen operands for a processor. Where the program does not say how often it multiplies,
+    XLA's kernels stand, with the turns that it found.
 
     Args:
         program: made for the device.
         profile: of the device.
     """
-    if not isinstance(profile.compiler, Systolic) or not program.products:
+    told = bool(program.products) and all(p.known for p in program.products)
+    if not isinstance(profile.compiler, Systolic) or not told:
         return list(program.kernels)
     return [*map(_on_array, program.products), *_beside(program)]
 

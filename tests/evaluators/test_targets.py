@@ -60,9 +60,15 @@ def test_real_models_on_a_tpu_a_gpu_and_an_arm_core(
     # What the hardware says: narrower numbers take less memory, energy and time on a GPU ...
     for objective in ("latency", "energy", "memory"):
         wide, half, byte = (found[n][objective, "h100"].value for n in FORMS)
-        assert wide > half, objective  # a convolution of bytes writes float32, so it may cost more
-        if objective != "latency":  # rounding to bytes is more kernels, each with its host's work
-            assert wide > byte, objective
+        assert wide > half, objective
+        if task == "mnist5k":  # a convolution of bytes writes float32, so it costs more than half
+            assert wide > byte > half, objective
+        elif objective != "latency":
+            assert wide > half > byte, objective
+    # A transformer's rounding to bytes is kernels of its own, whose host's work one waits for; in a
+    # queue it is hidden.
+    queued = [found[n]["latency", "h100"].detail["queued"] for n in FORMS]
+    assert queued[0] > max(queued[1:])
     # ... a TPU multiplies float32 in bfloat16, so what it gains for sure is memory;
     assert found["w8a8"]["memory", "tpu-v5e"].value < found["f32"]["memory", "tpu-v5e"].value
     # ... and an A72 without a dot product of bytes still moves fewer of them.

@@ -148,6 +148,20 @@ def test_of_a_condition_the_dearer_branch_counts() -> None:
     assert [p.product for p in found] == [Product(m=2, n=4, k=8), Product(m=2, n=8, k=4)]
 
 
+def test_a_loop_of_unknown_length_counts_as_the_compiler_found(compiler: Compiler) -> None:
+    def looped(w: jax.Array, x: jax.Array) -> jax.Array:
+        def turn(state: Any) -> Any:
+            return state[0] + 1, jnp.tanh(state[1] @ w)
+
+        return jax.lax.while_loop(lambda state: state[0] < 7, turn, (0, x))[1]
+
+    args = shape(48, 48), shape(4, 48)
+    found = compiler.compile(load_profile("systolic"), PortableProgram(looped, args))
+    assert [p.known for p in found.products] == [False]
+    kernels = running(found, load_profile("systolic"))
+    assert sum(k.count * p.flops for k in kernels for p in k.products) == 7 * 2 * 4 * 48 * 48
+
+
 def test_what_stands_beside_the_products_of_an_array(compiler: Compiler) -> None:
     """By hand: one row by 96 x 48 on the array, and nothing beside it but the inputs' rounding."""
     profile = load_profile("systolic")
