@@ -14,6 +14,7 @@ from paretax.evaluators.compilers.program import CompiledProgram
 from paretax.evaluators.kernels import Kernel
 from paretax.evaluators.latency_model.corrections import CALL, Corrections
 from paretax.evaluators.latency_model.features import call_features, features
+from paretax.evaluators.latency_model.kinds import habits
 from paretax.evaluators.latency_model.pieces import pieces
 from paretax.evaluators.latency_model.roofline import (
     Footprint,
@@ -70,6 +71,7 @@ class LatencyModel:
         error: float | None = None,
     ) -> None:
         self._profile, self._corrections = profile, corrections
+        self._efficiency = habits(profile).efficiency
         self._error = error or profile.error or UNCALIBRATED
 
     @classmethod
@@ -165,7 +167,7 @@ class LatencyModel:
     def _busy(self, kernel: Kernel, footprint: Footprint) -> float:
         limits = bound(kernel, self._profile, footprint)
         if kernel.estimate is None:
-            return limits.busy / self._profile.efficiency.get(kernel.kind, 1.0)
+            return limits.busy / self._efficiency.get(kernel.kind, 1.0)
         # The compiler scheduled its instructions. It does not count the far memory, and charges
         # some kernels (depthwise convolutions of few channels) several times what they take: on
         # real TPUs the smaller of its estimate and the roofline orders networks best.

@@ -12,6 +12,7 @@ import itertools
 from dataclasses import dataclass
 
 from paretax.evaluators.kernels import Kernel, Product
+from paretax.evaluators.latency_model.kinds import habits
 from paretax.evaluators.systolic import Array, cycles
 from paretax.hardware_profiles import HardwareProfile
 from paretax.hardware_profiles.profile import Systolic
@@ -268,14 +269,14 @@ def queue(kernels: list[tuple[Kernel, float]], profile: HardwareProfile) -> Queu
         kernels: each with the seconds of one run, without the launch.
         profile: of the device.
     """
-    found = Queue()
+    found, known = Queue(), habits(profile)
     for kernel, seconds in kernels:
         by_library = kernel.library == "cudnn"
         found += Queue(
             serial=0.0 if kernel.overlapped else kernel.count * (seconds + profile.launch_overhead),
             beside=kernel.count * seconds if kernel.overlapped else 0.0,
-            host=0.0 if by_library else kernel.count * profile.host_overhead,
-            library=kernel.count * profile.library_overhead if by_library else 0.0,
+            host=0.0 if by_library else kernel.count * known.host,
+            library=kernel.count * known.library if by_library else 0.0,
         )
     return found
 

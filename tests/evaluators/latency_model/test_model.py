@@ -18,6 +18,7 @@ from paretax.evaluators.kernels import Kernel, Product
 from paretax.evaluators.latency_model.calibration import Probe, learn
 from paretax.evaluators.latency_model.corrections import Corrections, Sample, fit
 from paretax.evaluators.latency_model.features import NAMES, features
+from paretax.evaluators.latency_model.kinds import habits
 from paretax.evaluators.latency_model.model import UNCALIBRATED, LatencyModel, footprint_of
 from paretax.evaluators.latency_model.pieces import pieces
 from paretax.evaluators.latency_model.roofline import (
@@ -186,14 +187,14 @@ def test_the_compilers_own_estimate_is_taken_where_it_is_the_smaller() -> None:
 
 def test_a_call_and_one_in_a_queue_on_a_gpu() -> None:
     """By hand: the host launches a graph, and calls a library beside the device."""
-    profile = load_profile("h200")
+    profile, known = load_profile("h200"), habits(load_profile("h200"))
     few = elementwise(10)
     short = [few, replace(few, name="conv", library="cudnn"), few]
     device = 3 * profile.launch_overhead
     device += sum(LatencyModel(profile).kernel_seconds(short, SMALL))
     found = LatencyModel(profile).predict(program(*short, arguments=0))
-    assert device < profile.library_overhead
-    call = profile.call_overhead + 2 * profile.host_overhead + profile.library_overhead
+    assert device < known.library
+    call = profile.call_overhead + 2 * known.host + known.library
     assert found.seconds == pytest.approx(call)
     assert found.queued == pytest.approx(call)
     long = [elementwise(10**9), *short[:2]]
@@ -201,9 +202,7 @@ def test_a_call_and_one_in_a_queue_on_a_gpu() -> None:
     device = sum(busy) + 3 * profile.launch_overhead
     found = LatencyModel(profile).predict(program(*long, arguments=0))
     assert found.queued == pytest.approx(device, rel=1e-3)
-    assert found.seconds == pytest.approx(
-        profile.call_overhead + 2 * profile.host_overhead + device, rel=1e-3
-    )
+    assert found.seconds == pytest.approx(profile.call_overhead + 2 * known.host + device, rel=1e-3)
 
 
 @pytest.mark.parametrize("name", ["t4", "v100", "rtx4090"])
@@ -226,7 +225,21 @@ def test_tiles_count_also_where_vectors_are_as_fast(name: str) -> None:
     assert seconds(thin) == pytest.approx(thin.flops / vector_rate(profile))
 
 
+def test_a_users_own_gpu_works_as_gpus_do() -> None:
+    """What its profile does not say is that of its kind; what it says counts."""
+    shipped = load_profile("h100")
+    mine = shipped.model_copy(update={"name": "mine", "library_overhead": 1e-6})
+    assert habits(mine).efficiency == habits(shipped).efficiency
+    assert habits(mine).host == habits(shipped).host > 0
+    assert habits(mine).library == 1e-6
+    assert habits(load_profile("cpu")).efficiency == {}
+    assert habits(load_profile("tpu-v5e")).host == 0.0
+
+
 def test_a_kernel_reaches_its_share_of_the_roofline() -> None:
+    assert load_profile("h100").efficiency is None  # it has its kind's
+    ours = habits(load_profile("h100")).efficiency
+    assert 0 < min(ours.values()) < max(ours.values()) < 1
     plain = load_profile("h100").model_copy(update={"efficiency": {}})
     some = plain.model_copy(update={"efficiency": {"dot": 0.5}})
     kernels = [product(4096, 4096, 4096, "bf16"), elementwise(10**8)]
