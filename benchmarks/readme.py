@@ -125,7 +125,8 @@ ROWS = (
         script="silicon",
         compared="latency modelled for devices that are not here, beside measurements of others "
         "and of one H200: rank correlation, and that of the best simple rule (operations, bytes, "
-        "kernels, roofline, the compiler's own estimate)",
+        "kernels, roofline, the compiler's own estimate); overheads and efficiencies of GPUs and "
+        "the rule for TPUs were chosen on these measurements",
         found="H200 {h200.ours:.3f} against {h200.best_rule:.3f} (its 80% interval held "
         "{h200.coverage:.0%}), queued {h200-queued.ours:.3f} against "
         "{h200-queued.best_rule:.3f}; A100 {a100.ours:.3f} against {a100.best_rule:.3f}; RTX 4090 "

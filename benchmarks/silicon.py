@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from architectures import program
+from architectures import named, program
 from reporting import ROOT, arguments, finish, of_scale, show
 from scipy.stats import kendalltau, spearmanr
 
@@ -29,6 +29,9 @@ from paretax.evaluators.latency_model.model import LatencyModel
 from paretax.hardware_profiles import HardwareProfile, load_profile
 
 MEASURED = ROOT / "benchmarks" / "measured"
+LEAST = 3
+"""Measurements of a device, of which an order says something."""
+
 RULES = ("operations", "bytes", "kernels", "roofline", "compiler")
 
 
@@ -73,9 +76,18 @@ class Judged:
 def read(folder: Path) -> dict[tuple[str, str], list[Row]]:
     """The measurements of a folder, by device and by how they were called."""
     found: dict[tuple[str, str], list[Row]] = defaultdict(list)
-    for file in sorted(folder.glob("*.csv")):
+    files = sorted(folder.glob("*.csv"))
+    if not files:
+        raise SystemExit(f"silicon.py: {str(folder)!r} has no CSV file: give one with --data")
+    for file in files:
         with file.open(encoding="utf-8", newline="") as stream:
-            for line in csv.DictReader(stream):
+            lines = csv.DictReader(stream)
+            if missing := _NEEDED - {*(lines.fieldnames or ())}:
+                raise SystemExit(f"silicon.py: {file} lacks the column {min(missing)!r}")
+            for line in lines:
+                if not _is_known(line["network"]):
+                    print(f"{file.name}: architectures.py has no {line['network']!r}, left out")
+                    continue
                 device = line["device"].removeprefix("NVIDIA ").lower().replace(" ", "-")
                 for column, way in (("call_us", "call"), ("queued_us", "queued")):
                     if line.get(column):
@@ -88,6 +100,17 @@ def read(folder: Path) -> dict[tuple[str, str], list[Row]]:
                         )
                         found[device, way].append(row)
     return found
+
+
+_NEEDED = {"network", "device", "batch", "dtype", "call_us"}
+
+
+def _is_known(network: str) -> bool:
+    try:
+        named(network)
+    except KeyError:
+        return False
+    return True
 
 
 def profile_of(device: str, folder: Path) -> HardwareProfile:
@@ -162,6 +185,9 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     groups = read(folder)
     for (device, way), found in groups.items():
+        if len(found) < LEAST:
+            print(f"left out {device}, {way}: {len(found)} measurements have no order")
+            continue
         profile = profile_of(device, folder)
         judged = []
         for row in _spread(found, most):
@@ -173,6 +199,8 @@ def main() -> None:
         told = summary(judged)
         figures |= {f"{name}.{k}": told[k] for k in ("ours", "best_rule", "coverage")}
         rows.append({"device": name, "networks": len(judged), **{k: told.get(k) for k in _COLUMNS}})
+    if not rows:
+        raise SystemExit(f"silicon.py: no device has {LEAST} measurements or more")
     names = [row["device"] for row in rows]
     behind = sum(figures[f"{n}.ours"] < figures[f"{n}.best_rule"] - 0.01 for n in names)
     show("Order (Spearman) and level, by device", rows)

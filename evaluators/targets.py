@@ -33,6 +33,9 @@ from paretax.evaluators.workbench import Workbench
 from paretax.hardware_profiles import HardwareProfile
 from paretax.hardware_profiles.profile import Systolic
 
+COST_MODEL = "2"
+"""Of the way in which costs are modelled; what was modelled in another does not compare."""
+
 
 class TargetsEvaluator:
     """Compiles a candidate's deployed program for devices that are elsewhere, and models its costs.

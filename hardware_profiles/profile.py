@@ -179,12 +179,15 @@ class HardwareProfile(_Sheet):
     """Of calling a program, in seconds."""
     argument_overhead: Seconds = 0.0
     """Of each array that a call passes, in seconds."""
-    host_overhead: Seconds = 0.0
-    """Of the host's work for each kernel, before the device begins, in seconds."""
-    library_overhead: Seconds = 0.0
-    """Of the host's work for each call of a library (cuDNN), beside the device, in seconds."""
-    efficiency: dict[KernelKind, float] = Field(default_factory=dict)
-    """Kind of kernel -> the share of its roofline that it reaches; 1 where left out."""
+    host_overhead: Seconds | None = None
+    """Of the host's work for each kernel, before the device begins, in seconds; None: that of
+    devices of its kind."""
+    library_overhead: Seconds | None = None
+    """Of the host's work for each call of a library (cuDNN), beside the device, in seconds; None:
+    that of devices of its kind."""
+    efficiency: dict[KernelKind, float] | None = None
+    """Kind of kernel -> the share of its roofline that it reaches, 1 where a kind is left out;
+    None: that of devices of its kind."""
     units: int = Field(gt=0, strict=True)
     """Cores that share a kernel: streaming multiprocessors, tensor cores of a chip, CPU threads."""
     granularity: Granularity
@@ -217,7 +220,7 @@ class HardwareProfile(_Sheet):
             raise ValueError(f"`f32_products` is {self.f32_products}, which `peak` lacks: add it")
         if "f32" not in self.energy:
             raise ValueError("`energy` lacks f32: give the energy of a float32 operation")
-        for kind, share in self.efficiency.items():
+        for kind, share in (self.efficiency or {}).items():
             if not 0 < share <= 1:
                 raise ValueError(
                     f"`efficiency` must give shares above 0 and at most 1, got {kind}: {share}"
@@ -244,6 +247,20 @@ class HardwareProfile(_Sheet):
         return self.memories[-1]
 
 
+def stated(plain: Mapping[str, Any]) -> dict[str, Any]:
+    """What a profile's data states: without keys at their defaults, or that no cost follows from.
+
+    So the data of a profile compare across versions that have more keys, or had others.
+    """
+    fields = {n: f for n, f in HardwareProfile.model_fields.items() if not f.is_required()}
+    return {
+        key: value
+        for key, value in plain.items()
+        if key not in ("sparsity", "checked")
+        and not (key in fields and value == fields[key].get_default(call_default_factory=True))
+    }
+
+
 def parse_profile(plain: Any, where: str) -> HardwareProfile:
     """A profile from the data of its YAML file.
 
@@ -254,13 +271,13 @@ def parse_profile(plain: Any, where: str) -> HardwareProfile:
         raise UsageError(
             f"{where} must be a mapping with name, peak, memories, ..., got {shown(plain)}"
         )
-    if "sparsity" in plain:
+    if plain.get("sparsity"):
         raise UsageError(
             f"{where} must not have the key 'sparsity', got {shown(plain['sparsity'])}: remove it, "
             "as no compiler here makes sparse products, and no cost follows from it"
         )
     try:
-        return HardwareProfile.model_validate(plain)
+        return HardwareProfile.model_validate({k: v for k, v in plain.items() if k != "sparsity"})
     except ValidationError as error:
         raise _readable(error, where) from None
 

@@ -17,12 +17,13 @@ from paretax.evaluators import Measurement, Provenance, Target, Workbench
 from paretax.evaluators.compilation import lower_for
 from paretax.evaluators.costs import GRID
 from paretax.evaluators.runtime import machine, versions
-from paretax.evaluators.targets import TargetsEvaluator, memory_of
+from paretax.evaluators.targets import COST_MODEL, TargetsEvaluator, memory_of
 from paretax.hardware_profiles import load_profile, profile_names
+from paretax.hardware_profiles.profile import stated
 from paretax.results.manifest import BrokenBundleError
 from paretax.results.run import Run
 
-_SAME = ("jaxlib", "paretax", "processor", "xla_flags")
+_SAME = ("jaxlib", "paretax", "cost_model", "processor", "xla_flags")
 """What compiled programs and models of their costs depend on, beside the profile."""
 
 
@@ -46,14 +47,15 @@ class Claim:
 def device_of_run(run: Run, target: str) -> dict[str, Any]:
     """What a manifest keeps of the device, so that its figures can be computed again."""
     (config,) = (t for t in run.header["config"]["targets"] if t["name"] == target)
-    then = {**run.header["versions"], **run.header["machine"]}
+    told = {"cost_model": run.header.get("cost_model")}
+    then = {**run.header["versions"], **run.header["machine"], **told}
     return {
         "batch": config.get("batch", 1),
         "grid": config.get("grid", GRID),
         "measure": config.get("measure"),
         "parts": config.get("parts", False),
         "elsewhere": config.get("accelerator_type") is not None,
-        "profile": _digest(run.header["profiles"][target]),
+        "profile": _digest(stated(run.header["profiles"][target])),
         "scored_with": {key: then.get(key) for key in _SAME},
     }
 
@@ -137,10 +139,11 @@ def _again(
 
 def _differing(manifest: Mapping[str, Any]) -> str:
     """What differs of that on which compiled and modelled figures depend; empty: nothing."""
-    then, now = manifest["device"]["scored_with"], {**versions(), **machine()}
+    then = manifest["device"]["scored_with"]
+    now = {**versions(), **machine(), "cost_model": COST_MODEL}
     profile = load_profile(str(manifest["target"]))
     differing = [key for key in _SAME if then.get(key) != now.get(key)]
-    if manifest["device"]["profile"] != _digest(profile.model_dump(mode="json")):
+    if manifest["device"]["profile"] != _digest(stated(profile.model_dump(mode="json"))):
         differing.append("hardware profile")
     return ", ".join(differing)
 

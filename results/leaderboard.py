@@ -14,7 +14,6 @@ from tabulate import tabulate
 
 from paretax.errors import printable
 from paretax.evaluators import Objective, Provenance
-from paretax.hardware_profiles.profile import DATA_SHEET
 from paretax.results.agreement import model_agreement, parts_agreement
 from paretax.results.coverage import left_out, precisions_lost
 from paretax.results.final_scores import final, final_losses, standard_error
@@ -334,13 +333,12 @@ def _device(run: Run, target: str) -> str:
     settings = next(t for t in run.header["config"]["targets"] if t["name"] == target)
     if settings.get("accelerator_type") is not None:
         return f"{settings['accelerator_type']} of the cluster"
-    found = (m for t in run.trials for m in t.measurements if m.target == target)
+    found = [m for t in run.trials for m in t.measurements if m.target == target]
     if any(m.provenance is Provenance.MEASURED for m in found):
         return str(run.header["machine"]["processor"])
-    profile = run.header["profiles"][target]
-    held = profile.get("checked")
-    how = f", its model checked: {held}" if held else f", {DATA_SHEET}"
-    return f"{profile['description']}, not measured{'' if profile.get('calibration') else how}"
+    standing = next((m.detail["standing"] for m in found if "standing" in m.detail), "")
+    said = f"{run.header['profiles'][target]['description']}, not measured"
+    return f"{said}; {standing}" if standing else said
 
 
 def _agreements(run: Run, target: str) -> list[str]:

@@ -10,6 +10,8 @@ from typing import Any
 from paretax.errors import UsageError
 from paretax.evaluators import Lesson
 from paretax.evaluators.runtime import machine, versions
+from paretax.evaluators.targets import COST_MODEL
+from paretax.hardware_profiles.profile import stated
 from paretax.results.fingerprint import check_fingerprint, differences
 from paretax.results.journal import FORMAT, has_events
 from paretax.results.run import Run
@@ -70,6 +72,7 @@ def header(plan: Plan) -> dict[str, Any]:
         "objectives": [o.to_json() for o in plan.objectives],
         "limits": [o.to_json() for o in plan.limits],
         "profiles": _profiles(plan),
+        "cost_model": COST_MODEL,
         "search_path": [str(p) for p in plan.search_path],
         "versions": versions(),
         "paretax": versions().get("paretax"),
@@ -98,11 +101,18 @@ def _check_same(run: Run, plan: Plan) -> None:
                 "start a new run"
             )
     for name, profile in _profiles(plan).items():
-        if run.header["profiles"].get(name) != profile:
+        if stated(run.header["profiles"].get(name, {})) != stated(profile):
             raise UsageError(
                 f"the run {str(run.folder)!r} was scored with another profile of {name!r}, so the "
                 "figures would not compare: resume it with that profile, or start a new run"
             )
+    modelled = [t.profile.name for t in plan.targets if not t.measure]
+    if modelled and run.header.get("cost_model") != COST_MODEL:
+        raise UsageError(
+            f"the costs on {', '.join(modelled)} of the run {str(run.folder)!r} were modelled by "
+            "another version of paretax, so the figures would not compare: resume it with that "
+            "version, or start a new run"
+        )
     now, then = plan.config.model_dump(mode="json"), run.header["config"]
     for key in now:
         if key not in _MAY_CHANGE and json.dumps(now[key]) != json.dumps(then.get(key)):

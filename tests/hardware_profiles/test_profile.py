@@ -14,6 +14,7 @@ import yaml
 
 from paretax.errors import UsageError
 from paretax.hardware_profiles import HardwareProfile, load_profile, parse_profile, profile_names
+from paretax.hardware_profiles.profile import stated
 
 PLAIN: dict[str, Any] = yaml.safe_load("""
 name: mine
@@ -245,10 +246,20 @@ def test_a_users_own_sheet_is_read_by_its_path(tmp_path: Path) -> None:
         assert load_profile(str(path)) == parse_profile(PLAIN, "here")
 
 
-@pytest.mark.parametrize(
-    "key",
-    [key for key in PLAIN if key != "f32_products"],
-)
+def test_a_profile_of_an_earlier_version_opens() -> None:
+    """Calibration wrote `sparsity: {}`, which says nothing."""
+    assert parse_profile({**PLAIN, "sparsity": {}}, "here") == parse_profile(PLAIN, "here")
+
+
+def test_profiles_compare_by_what_they_state() -> None:
+    dumped = parse_profile(PLAIN, "here").model_dump(mode="json")
+    earlier = {k: v for k, v in dumped.items() if k not in ("host_overhead", "checked", "error")}
+    assert stated({**earlier, "sparsity": {"2:4": 2.0}}) == stated(dumped)
+    assert stated({**dumped, "clock": 1.0}) != stated(dumped)
+    assert stated({**dumped, "host_overhead": 1e-6}) != stated(dumped)
+
+
+@pytest.mark.parametrize("key", [key for key in PLAIN if key != "f32_products"])
 def test_a_missing_key_is_named(key: str) -> None:
     with pytest.raises(UsageError, match=f"profile 'x' lacks the key '{key}': add it"):
         parse_profile(changed((key,), DELETED), "profile 'x'")

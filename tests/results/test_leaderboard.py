@@ -111,10 +111,11 @@ def test_a_device_that_was_not_there_is_not_called_this_machine(
     for event in events:
         if event["event"] == "scored":
             latency = event["measurements"][1]
-            event["measurements"][1] = {**latency, "provenance": "modelled"}
+            detail = {**latency.get("detail", {}), "standing": "data sheet only"}
+            event["measurements"][1] = {**latency, "provenance": "modelled", "detail": detail}
     events[0] = {**events[0], "profiles": {"cpu": {"description": "a device"}}}
     text = " ".join(render(write_run(events), None, "table").split())
-    assert "(batch 4, a device, not measured, data sheet only)" in text
+    assert "(batch 4, a device, not measured; data sheet only)" in text
     assert "a processor" not in text
 
 

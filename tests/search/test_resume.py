@@ -16,7 +16,7 @@ import yaml
 
 from paretax.errors import UsageError
 from paretax.results import Run
-from paretax.search import parse_config, plan, run_search
+from paretax.search import Plan, parse_config, plan, resuming, run_search
 
 CONFIG: dict[str, Any] = {
     "task": "breast_cancer",
@@ -164,6 +164,36 @@ def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(undisturbed: Run, tmp_path: 
     _, printed = again.communicate(timeout=300)
     assert again.returncode == 0, printed.decode()
     assert outcomes(Run.open(folder)) == outcomes(undisturbed)
+
+
+def test_a_run_of_an_earlier_version_goes_on_where_its_costs_were_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its profiles had a key that is gone, and lacked others; a modelled cost does not compare."""
+    short = {**CONFIG, "objectives": ["accuracy", "latency"], "budget": {"trials": 2}}
+    longer = {"budget": {"trials": 3}, "final_seeds": 0}
+    dumped = resuming._profiles
+
+    def earlier(made: Plan) -> dict[str, Any]:
+        gone = ("checked", "error", "host_overhead", "library_overhead", "efficiency")
+        return {
+            name: {k: v for k, v in profile.items() if k not in gone} | {"sparsity": {}}
+            for name, profile in dumped(made).items()
+        }
+
+    for target in ("cpu", "aarch64"):
+        config = {**short, "targets": [target]}
+        folder = tmp_path / target
+        with monkeypatch.context() as then:
+            then.setattr(resuming, "_profiles", earlier)
+            then.setattr(resuming, "COST_MODEL", None)
+            run_search(plan(parse_config(config, "config")), folder)
+        more = plan(parse_config({**config, **longer}, "config"))
+        if target == "cpu":
+            assert len(run_search(more, folder, resume=True).trials) == 3
+        else:
+            with pytest.raises(UsageError, match=r"costs on aarch64 .* another version of paretax"):
+                run_search(more, folder, resume=True)
 
 
 def test_a_run_is_not_resumed_on_another_processor(

@@ -42,17 +42,8 @@ def list_profiles(form: FormatOption = TableFormat.table) -> None:
         )
         for p in found
     ]
-    heads = [
-        "target",
-        "compiler",
-        "latency is",
-        "Top/s",
-        "GB/s",
-        "GiB",
-        "USD/h",
-        "model",
-        "description",
-    ]
+    rates = ["Top/s", "GB/s", "GiB", "USD/h"]
+    heads = ["target", "compiler", "latency is", *rates, "model", "description"]
     say(tabulate(rows, heads, tablefmt="simple", disable_numparse=True))
 
 
