@@ -48,7 +48,7 @@ def test_the_table_says_how_each_number_was_obtained(command: Any) -> None:
     assert "aarch64: data sheet only" in outcome.out
     assert "cpu: " not in outcome.out  # it is measured
     checked = command("score", "digits", "--target", "h200").out
-    assert "h200: checked: order of 41 calls" in checked
+    assert "h200: checked: fitted to 41 calls" in checked
 
 
 def own_profile(folder: Path, **changes: Any) -> Path:
