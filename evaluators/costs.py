@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable
 
 from paretax.evaluators.kernels import Kernel
-from paretax.evaluators.latency_model.roofline import TRANSCENDENTAL
+from paretax.evaluators.latency_model.roofline import TRANSCENDENTAL, runs_on_array
 from paretax.evaluators.systolic import Array
 from paretax.evaluators.systolic_cost import area, moved
 from paretax.hardware_profiles import HardwareProfile
@@ -38,7 +38,7 @@ def joules(kernels: Iterable[Kernel], seconds: float, profile: HardwareProfile) 
     for kernel in kernels:
         plain = kernel.operations + (TRANSCENDENTAL - 1) * kernel.transcendentals
         products = sum(p.flops for p in kernel.products)
-        if array is not None and kernel.products:
+        if array is not None and runs_on_array(kernel, profile):
             of_bytes = sum(moved(p, array, profile) for p in kernel.products)
         else:
             of_bytes = (kernel.bytes - kernel.bytes_near) * (main.energy or 0.0)

@@ -88,7 +88,7 @@ def bound(kernel: Kernel, profile: HardwareProfile, footprint: Footprint) -> Bou
         profile: of the device.
         footprint: of its program.
     """
-    if isinstance(profile.compiler, Systolic) and kernel.products:
+    if runs_on_array(kernel, profile):
         return _on_array(kernel, profile)
     products = sum(product_seconds(p, kernel.dtype, profile) for p in kernel.products)
     plain = kernel.operations + (TRANSCENDENTAL - 1) * kernel.transcendentals
@@ -101,16 +101,21 @@ def bound(kernel: Kernel, profile: HardwareProfile, footprint: Footprint) -> Bou
     )
 
 
-def _on_array(kernel: Kernel, profile: HardwareProfile) -> Bound:
-    """Of a kernel with products on a systolic array, cycle by cycle, waiting for DRAM included.
-
-    A product in a dtype that the array does not multiply takes so many times longer as the
-    profile's rate for it is lower.
+def runs_on_array(kernel: Kernel, profile: HardwareProfile) -> bool:
+    """Whether a systolic array multiplies it; what is wider than the array's dtype runs beside it,
+    on whatever gives the profile's rate for that dtype.
     """
+    sheet = profile.compiler
+    if not isinstance(sheet, Systolic) or not kernel.products:
+        return False
+    return peak(kernel.dtype, profile) >= peak(sheet.dtype, profile)
+
+
+def _on_array(kernel: Kernel, profile: HardwareProfile) -> Bound:
+    """Of a kernel with products on a systolic array, cycle by cycle, waiting for DRAM included."""
     array = Array.of(profile)
-    slower = max(1.0, peak(array.dtype, profile) / peak(kernel.dtype, profile))
     taken = [cycles(p, array) for p in kernel.products]
-    compute = slower * sum(c.compute for c in taken) / array.clock
+    compute = sum(c.compute for c in taken) / array.clock
     stalls = sum(c.stalls for c in taken) / array.clock
     plain = kernel.operations + (TRANSCENDENTAL - 1) * kernel.transcendentals
     return Bound(

@@ -176,10 +176,12 @@ def test_what_stands_beside_the_products_of_an_array(compiler: Compiler) -> None
     of_rest = sum(model.kernel_seconds(rest, empty)) + len(rest) * profile.launch_overhead
     whole = taken.seconds + profile.launch_overhead + of_rest + model.calling(found)
     assert model.predict(found).seconds == pytest.approx(whole, rel=1e-6)
-    # An operation of int8 costs 0.15 pJ, one of float32 2.3.
+    # An operation of int8 costs 0.15 pJ, one of float32 2.3; a value has one byte or four of DRAM.
     floats = made(compiler, "systolic", "dense", jnp.float32, 1)
     spent = [joules(running(p, profile), 1.0, profile) for p in (found, floats)]
-    assert spent[1] - spent[0] == pytest.approx(2 * 96 * 48 * (2.3e-12 - 0.15e-12), rel=0.1)
+    of_operations = 2 * 96 * 48 * (2.3e-12 - 0.15e-12)
+    of_bytes = (4 - 1) * (96 * 48 + 96) * 163e-12
+    assert spent[1] - spent[0] == pytest.approx(of_operations + of_bytes, rel=0.05)
 
 
 def text(*lines: str) -> list[Kernel]:
@@ -187,6 +189,24 @@ def text(*lines: str) -> list[Kernel]:
     return kernels_of(
         parse_module(f"HloModule m\n\nENTRY %main (p: f32[1]) -> f32[1] {{\n{body}\n}}\n")
     )
+
+
+@pytest.mark.parametrize("name", ["edge-tpu", "systolic"])
+def test_what_an_array_does_not_multiply_runs_beside_it(name: str) -> None:
+    """By hand: 64 products of 1 x 32 x 16 in float32, at the rate that the profile states."""
+    profile = load_profile(name)
+    model = Target.of(name, batch=1, measure=False).latency_model
+    near = Footprint(resident=0.0, temporary=0.0)
+
+    def seconds(dtype: str) -> float:
+        product = Product(groups=64, m=1, n=16, k=32)
+        kernel = Kernel(name="dot", kind="dot", dtype=dtype, products=(product,))
+        return model.kernel_seconds([kernel], near)[0]
+
+    assert seconds("f32") == pytest.approx(2 * 64 * 32 * 16 / profile.peak["f32"])
+    assert seconds("bf16") == seconds("f32")
+    whole = cycles(Product(groups=64, m=1, n=16, k=32), Array.of(profile))
+    assert seconds("int8") == pytest.approx(whole.total / profile.clock)
 
 
 def test_only_what_widens_operands_is_left_out() -> None:
