@@ -173,10 +173,28 @@ def test_much_of_the_language_is_understood(compiler: Compiler, name: str, case:
 
 def test_loops_count_their_turns(compiler: Compiler) -> None:
     function, args = varied()["scan"]
-    for name in ("cpu", "tpu-v5e", "a100"):
+    for name in TARGETS:
         found = compiler.compile(load_profile(name), PortableProgram(function, args))
         flops = sum(k.count * p.flops for k in found.kernels for p in k.products)
         assert flops == pytest.approx(7 * 2 * 8 * 16 * 16, rel=0.01)
+
+
+def test_a_loop_reads_a_slice_of_a_stack_each_turn(compiler: Compiler) -> None:
+    """By hand: 5 x 4 turns, each with one of 4 matrices, and an inner loop without a stack."""
+
+    def nested(w: jax.Array, x: jax.Array) -> jax.Array:
+        def outer(state: jax.Array, one: jax.Array) -> tuple[jax.Array, None]:
+            return jax.lax.fori_loop(0, 5, lambda _, s: jnp.tanh(s @ one), state), None
+
+        last, _ = jax.lax.scan(outer, x, w)
+        return last
+
+    args = shape(4, 64, 64), shape(8, 64)
+    found = compiler.compile(load_profile("aarch64"), PortableProgram(nested, args))
+    flops = sum(k.count * p.flops for k in found.kernels for p in k.products)
+    assert flops == sum(p.flops for p in found.products) == 20 * 2 * 8 * 64 * 64
+    moved = sum(k.count * k.bytes_read for k in found.kernels if k.products)
+    assert moved <= 1.1 * 20 * 4 * (64 * 64 + 8 * 64)
 
 
 # What is kept -------------------------------------------------------------------------------------
