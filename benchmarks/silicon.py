@@ -24,6 +24,7 @@ from architectures import named, program
 from reporting import ROOT, arguments, finish, of_scale, show
 from scipy.stats import kendalltau, spearmanr
 
+from paretax.errors import UsageError
 from paretax.evaluators.compilers import CompiledProgram, Compiler
 from paretax.evaluators.latency_model.model import LatencyModel
 from paretax.hardware_profiles import HardwareProfile, load_profile
@@ -88,6 +89,7 @@ def read(folder: Path) -> dict[tuple[str, str], list[Row]]:
                 if not _is_known(line["network"]):
                     print(f"{file.name}: architectures.py has no {line['network']!r}, left out")
                     continue
+                _check(line, f"{file}, line {lines.line_num}")
                 device = line["device"].removeprefix("NVIDIA ").lower().replace(" ", "-")
                 for column, way in (("call_us", "call"), ("queued_us", "queued")):
                     if line.get(column):
@@ -105,6 +107,25 @@ def read(folder: Path) -> dict[tuple[str, str], list[Row]]:
 _NEEDED = {"network", "device", "batch", "dtype", "call_us"}
 
 
+_DTYPES = ("float32", "bfloat16", "float16")
+
+
+def _check(line: Mapping[str, str], where: str) -> None:
+    """End with a word where a measurement cannot be."""
+    if line["dtype"] not in _DTYPES:
+        raise SystemExit(f"{where}: `dtype` must be of {', '.join(_DTYPES)}, got {line['dtype']!r}")
+    if not line["batch"].isdecimal() or int(line["batch"]) < 1:
+        raise SystemExit(f"{where}: `batch` must be a whole number above 0, got {line['batch']!r}")
+    for column in ("call_us", "queued_us"):
+        text = line.get(column) or "1"
+        try:
+            fine = 0 < float(text) < float("inf")
+        except ValueError:
+            fine = False
+        if not fine:
+            raise SystemExit(f"{where}: `{column}` must be a number above 0, got {text!r}")
+
+
 def _is_known(network: str) -> bool:
     try:
         named(network)
@@ -116,7 +137,10 @@ def _is_known(network: str) -> bool:
 def profile_of(device: str, folder: Path) -> HardwareProfile:
     """A device's profile: a file of the folder, or one of paretax's own."""
     own = folder / f"{device}.yaml"
-    return load_profile(str(own) if own.exists() else device)
+    try:
+        return load_profile(str(own) if own.exists() else device)
+    except UsageError as error:
+        raise SystemExit(f"silicon.py: {error}; or put {own.name} into {folder}") from None
 
 
 def judge(row: Row, way: str, profile: HardwareProfile, compiler: Compiler) -> Judged:
@@ -152,9 +176,13 @@ def summary(judged: Sequence[Judged]) -> dict[str, float]:
     """The figures of a device."""
     measured = np.array([j.row.seconds for j in judged])
     ours = np.array([j.ours for j in judged])
-    foreign = any(j.row.framework != "jax" for j in judged)
-    level = float(np.median(measured / ours)) if foreign else 1.0
-    inside = [j.low * level <= j.row.seconds <= j.high * level for j in judged]
+    foreign = np.array([j.row.framework != "jax" for j in judged])
+    level = np.ones(len(judged))  # that of other frameworks is not ours to know
+    if foreign.any():
+        level[foreign] = np.median((measured / ours)[foreign])
+    inside = [
+        j.low * by <= j.row.seconds <= j.high * by for j, by in zip(judged, level, strict=True)
+    ]
     error = np.abs(ours * level / measured - 1)
     found = {
         "ours": _rank(ours, measured),
@@ -185,8 +213,8 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     groups = read(folder)
     for (device, way), found in groups.items():
-        if len(found) < LEAST:
-            print(f"left out {device}, {way}: {len(found)} measurements have no order")
+        if len({row.seconds for row in found}) < LEAST:
+            print(f"left out {device}, {way}: fewer than {LEAST} different times have no order")
             continue
         profile = profile_of(device, folder)
         judged = []
@@ -200,7 +228,7 @@ def main() -> None:
         figures |= {f"{name}.{k}": told[k] for k in ("ours", "best_rule", "coverage")}
         rows.append({"device": name, "networks": len(judged), **{k: told.get(k) for k in _COLUMNS}})
     if not rows:
-        raise SystemExit(f"silicon.py: no device has {LEAST} measurements or more")
+        raise SystemExit(f"silicon.py: no device has {LEAST} different times or more")
     names = [row["device"] for row in rows]
     behind = sum(figures[f"{n}.ours"] < figures[f"{n}.best_rule"] - 0.01 for n in names)
     show("Order (Spearman) and level, by device", rows)
