@@ -106,6 +106,17 @@ def test_bad_arguments(arguments: list[str], word: str, command: Any) -> None:
     assert word in outcome.err
 
 
+def test_what_is_told_twice_is_refused(command: Any, tmp_path: Path) -> None:
+    twice = command("score", "digits", "--target", "t4,t4")
+    assert twice.code == 2
+    assert "two targets must not share a name, got 't4' twice" in twice.err
+    both = command(
+        "score", "digits", "--target", "t4", "--set", "precision=float8", "--precision", "bf16"
+    )
+    assert both.code == 2
+    assert "--precision bf16 sets precision, which --set gives as 'float8'" in both.err
+
+
 def test_profiles(command: Any, tmp_path: Path) -> None:
     listed = json.loads(command("profiles", "list", "--format", "json").out)
     assert [p["name"] for p in listed] == list(profile_names())

@@ -68,6 +68,7 @@ def score(
     targets = tuple(Target.of(name, batch=batch) for name in _split(target))
     chosen = _chosen(settings or [])
     named = [_precision(text) for text in _split(precision or [])]
+    _check_told_once([t.profile.name for t in targets], chosen, named)
     forms: list[Precision | None] = [*named] or [None]
     rows = [
         (name, form_, _score(name, chosen | (_SETTINGS[form_] if form_ else {}), targets))
@@ -95,6 +96,22 @@ def score(
             name, failure = failed[0]
             assert failure is not None
             raise RuntimeError(f"{name}: {failure.reason}: {failure.message}")
+
+
+def _check_told_once(targets: list[str], chosen: dict[str, Any], named: list[Precision]) -> None:
+    """Refuse two devices of one name, and a setting that `--precision` would overwrite."""
+    for name in targets:
+        if targets.count(name) > 1:
+            raise UsageError(
+                f"two targets must not share a name, got {name!r} twice: name one of them "
+                "otherwise, by `name` in its profile"
+            )
+    for form in named:
+        for setting in sorted(_SETTINGS[form].keys() & chosen.keys()):
+            raise UsageError(
+                f"--precision {form} sets {setting}, which --set gives as "
+                f"{chosen[setting]!r}: leave out one of the two"
+            )
 
 
 def _score(
