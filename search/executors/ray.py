@@ -37,7 +37,7 @@ from paretax.search.executors.starting import start_ray
 from paretax.search.executors.watching import Watch
 from paretax.search.worker import WorkerSpec
 
-_ATTEMPTS = 3  # how often an evaluation is tried whose worker is lost, be it by another cause
+_ATTEMPTS = 4  # how often an evaluation is tried whose worker is lost, be it by another cause
 _RAISED = re.compile(r"[A-Za-z_][\w.]*(Error|Exception|Exit|Interrupt)\b")  # ends a traceback
 _STARTS = 5  # how often a worker is started that is killed before it has loaded
 _START_SECONDS = 300.0  # for a worker to load JAX and the task's data
@@ -53,8 +53,8 @@ class RayExecutor:
     """Workers as actors, each a process that keeps its JAX and its compiled programs.
 
     A worker that dies, or gives no sign of life for a minute, is replaced, and what it did is tried
-    twice more elsewhere. The others go on meanwhile, and without it where its machine is gone.
-    Where Ray itself dies, `run` raises a ConnectionError.
+    three times more elsewhere. The others go on meanwhile, and without it where its machine is
+    gone. Where Ray itself dies, `run` raises a ConnectionError.
 
     Args:
         spec: of the workers.

@@ -65,7 +65,7 @@ def test_a_worker_that_dies_costs_its_own_trial_alone(tmp_path: Path) -> None:
     run = search(tmp_path, "dies", "os._exit(1)")
     check_only_the_bad_one_failed(run, "worker_lost")
     (message,) = (t.failure.message for t in run.trials if t.failure is not None)
-    assert "died 3 times" in message
+    assert "died 4 times" in message
 
 
 def test_a_task_that_interrupts_costs_its_own_trial_alone(tmp_path: Path) -> None:
@@ -173,7 +173,7 @@ def test_a_crash_is_named_and_its_place_kept(tmp_path: Path) -> None:
     (trial,) = (t for t in run.trials if t.failure is not None)
     assert trial.failure is not None
     assert trial.failure.message == (
-        "its worker died 3 times: Fatal Python error: Segmentation fault"
+        "its worker died 4 times: Fatal Python error: Segmentation fault"
     )
     kept = (run.folder / "failures" / f"{trial.number}.txt").read_text()
     assert "crashes.py" in kept
