@@ -27,7 +27,7 @@ from scipy.stats import kendalltau, spearmanr
 from paretax.errors import UsageError
 from paretax.evaluators.compilers import CompiledProgram, Compiler
 from paretax.evaluators.latency_model.model import LatencyModel
-from paretax.hardware_profiles import HardwareProfile, load_profile
+from paretax.hardware_profiles import HardwareProfile, load_profile, profile_names
 
 MEASURED = ROOT / "benchmarks" / "measured"
 LEAST = 3
@@ -135,10 +135,19 @@ def _is_known(network: str) -> bool:
 
 
 def profile_of(device: str, folder: Path) -> HardwareProfile:
-    """A device's profile: a file of the folder, or one of paretax's own."""
-    own = folder / f"{device}.yaml"
+    """A device's profile: a file of the folder, or one of paretax's own.
+
+    A maker's name says more than a profile's ("H100 80GB HBM3"): its last words may be left out.
+    """
+    own, words = folder / f"{device}.yaml", device.split("-")
+    for count in range(len(words), 0, -1):
+        name = "-".join(words[:count])
+        if (folder / f"{name}.yaml").exists():
+            return load_profile(str(folder / f"{name}.yaml"))
+        if name in profile_names():
+            return load_profile(name)
     try:
-        return load_profile(str(own) if own.exists() else device)
+        return load_profile(device)
     except UsageError as error:
         raise SystemExit(f"silicon.py: {error}; or put {own.name} into {folder}") from None
 

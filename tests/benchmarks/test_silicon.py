@@ -1,0 +1,33 @@
+"""Measurements find the profile of their device."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+
+
+@pytest.fixture
+def silicon(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    for name in ("silicon", "architectures", "reporting"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    return importlib.import_module("silicon")
+
+
+def test_a_makers_name_says_more_than_a_profiles(silicon: ModuleType, tmp_path: Path) -> None:
+    assert silicon.profile_of("h100-80gb-hbm3", tmp_path).name == "h100"
+    assert silicon.profile_of("t4", tmp_path).name == "t4"
+    with pytest.raises(SystemExit, match=r"or put gtx-980\.yaml into"):
+        silicon.profile_of("gtx-980", tmp_path)
+
+
+def test_a_file_beside_the_measurements_comes_first(silicon: ModuleType, tmp_path: Path) -> None:
+    own = (BENCHMARKS / "measured" / "rtx3090.yaml").read_text("utf-8")
+    (tmp_path / "h100.yaml").write_text(own.replace("name: rtx3090", "name: h100"), "utf-8")
+    assert silicon.profile_of("h100-pcie", tmp_path).description.startswith("NVIDIA GeForce RTX")
