@@ -33,7 +33,7 @@ from paretax.evaluators.workbench import Workbench
 from paretax.hardware_profiles import HardwareProfile
 from paretax.hardware_profiles.profile import Systolic
 
-COST_MODEL = "2"
+COST_MODEL = "3"
 """Of the way in which costs are modelled; what was modelled in another does not compare."""
 
 

@@ -1,8 +1,8 @@
 """What devices of a kind have in common, for those whose profile does not say it.
 
-Of GPUs: fitted to 41 calls of 12 networks on an H200, and to the order of networks on an A100, an
-RTX 4090 and a 3090 (`benchmarks/measured`). Of the other kinds nobody measured it, and their
-rooflines stand alone.
+Of GPUs: fitted to 86 calls of 12 networks on an H200 and an H100, and to the order of networks on
+an A100, an RTX 4090 and a 3090 (`benchmarks/measured`). Of the other kinds nobody measured it, and
+their rooflines stand alone.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Habits:
 
 _GPU = Habits(
     host=2e-6,
-    library=34e-6,
+    library=28e-6,
     efficiency={
         "dot": 0.7,
         "convolution": 0.65,
