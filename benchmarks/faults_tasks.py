@@ -72,7 +72,7 @@ HARMLESS: dict[str, str] = {
     "no garbage collection": "gc.disable()",
     "warnings": "warnings.warn('x' * 10**5)",
     "prints": r"print('\x1b[2J' * 10**5)",
-    "a closed stdout": "sys.stdout.close()",
+    "a closed stdout": "sys.stdout is None or sys.stdout.close()",
     "no stdout": "sys.stdout = None",
 }
 """What is odd and does no harm to a search: it must end as if nothing were."""

@@ -195,7 +195,9 @@ def _try_models(bench: Workbench, space: Space, rng: np.random.Generator) -> lis
         except UsageError:
             if attempt == _MODELS - 1 and not found:
                 raise
-        except (Exception, SystemExit, GeneratorExit) as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
             if attempt == _MODELS - 1 and not found:
                 raise UsageError(
                     f"task {bench.task.name!r} fails for all of {_MODELS} random candidates, the "

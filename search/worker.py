@@ -182,7 +182,9 @@ def _guarded(
         exhausted = isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)
         reason = Reason.OUT_OF_MEMORY if exhausted else Reason.COMPILE_ERROR
         failure = _failed(reason, described(error))
-    except (Exception, SystemExit, GeneratorExit) as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
         if _is_told_to_end(error):
             raise
         failure = _failed(Reason.BUILD_ERROR, described(error))

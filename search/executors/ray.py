@@ -199,6 +199,7 @@ class RayExecutor:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self._watch.last_look()
         if not self._watch.dead:  # else all calls of it wait for a minute
             for actor in (*self._actors, *self._devices.values()):
                 ray.kill(actor)
@@ -408,6 +409,8 @@ _SILENT = Failure(
 def _failure_by(error: RayError) -> Failure:
     if isinstance(error, OutOfMemoryError):
         return Failure(reason=Reason.OUT_OF_MEMORY, message=_reason(error))
+    if isinstance(error, RayTaskError):  # see `_is_interrupted`
+        return Failure(reason=Reason.WORKER_LOST, message="its code raised KeyboardInterrupt")
     ended = isinstance(error, RayActorError)
     why = "it was killed (for want of memory?), or its own code ended it" if ended else ""
     return Failure(reason=Reason.WORKER_LOST, message=why or _reason(error))

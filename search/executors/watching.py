@@ -65,3 +65,11 @@ class Watch:
             else:
                 self._failing.pop(part, None)
         self._next = time.monotonic() + _EVERY
+
+    def last_look(self) -> None:
+        """At the end: a part of an own Ray that does not answer now is dead."""
+        for host, port, patience in self._parts.values():
+            try:
+                socket.create_connection((host, port), timeout=_ANSWER).close()
+            except OSError:
+                self.dead |= patience == _HERE

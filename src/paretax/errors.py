@@ -71,7 +71,9 @@ def users_code(what: str) -> Iterator[None]:
         yield
     except UsageError:
         raise
-    except (Exception, SystemExit, GeneratorExit) as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
         raise UsageError(f"{what} fails: {described(error)}") from error
 
 

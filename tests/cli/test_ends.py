@@ -73,6 +73,30 @@ def test_a_run_needs_a_folder_of_ones_own(config: Path, tmp_path: Path, place: s
     assert line.startswith(f"error: the run '{out}' cannot be written (")
 
 
+def test_a_task_that_takes_the_output_away_ends_nothing(tmp_path: Path) -> None:
+    (tmp_path / "taker.py").write_text(
+        "import sys\nimport paretax\n"
+        "from paretax.tasks.breast_cancer import _build, _load\n"
+        "def build(config, rngs, inputs):\n"
+        "    if sys.stdout is not None:\n"
+        "        sys.stdout.close()\n"
+        "        sys.stdout = None\n"
+        "    return _build({'depth': 1, **config}, rngs, inputs)\n"
+        "task = paretax.classification('taker', load=_load, build=build, defaults={'width': 4})\n"
+    )
+    config = tmp_path / "config.yaml"
+    space = {"width": {"type": "ordinal", "choices": [2, 4]}, "epochs": 1}
+    config.write_text(yaml.safe_dump(CONFIG | {"task": "taker:task", "space": space}))
+    done = subprocess.run(
+        command("search", config, "--out", tmp_path / "run"),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert all(t.valid for t in Run.open(tmp_path / "run").trials)
+
+
 def test_a_search_on_a_full_disk_loses_nothing(config: Path, tmp_path: Path) -> None:
     """The system lets no file grow beyond some size: the journal ends within a line."""
     whole = tmp_path / "whole"

@@ -71,6 +71,8 @@ def test_a_worker_that_dies_costs_its_own_trial_alone(tmp_path: Path) -> None:
 def test_a_task_that_interrupts_costs_its_own_trial_alone(tmp_path: Path) -> None:
     run = search(tmp_path, "interrupts", "raise KeyboardInterrupt")
     check_only_the_bad_one_failed(run, "worker_lost")
+    (message,) = (t.failure.message for t in run.trials if t.failure is not None)
+    assert message == "its worker died 4 times: its code raised KeyboardInterrupt"
 
 
 @pytest.fixture

@@ -166,6 +166,7 @@ def test_a_worker_goes_on_after_a_failure(picky: Worker) -> None:
         (KeyError("name"), Reason.BUILD_ERROR),
         (StopIteration(), Reason.BUILD_ERROR),
         (GeneratorExit(), Reason.BUILD_ERROR),
+        (type("Odd", (BaseException,), {})("of its own kind"), Reason.BUILD_ERROR),
         (SystemExit(3), Reason.BUILD_ERROR),
     ],
     ids=repr,

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 
 import typer
 
 from paretax.cli import profiling, reading, scoring, searching
 from paretax.cli.failing import refused_by_the_system
-from paretax.cli.saying import say
+from paretax.cli.saying import output, say
 from paretax.errors import UsageError
 
 app = typer.Typer(
@@ -33,15 +34,17 @@ app.add_typer(profiling.profiles, name="profiles")
 
 def _write_what_is_left() -> None:
     """Empty the buffer of standard output here, where it can still be said that it does not go."""
+    if (out := output()) is None:  # a task's code has closed it
+        return
     try:
-        sys.stdout.flush()
+        out.flush()
     except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes again
+        os.dup2(os.open(os.devnull, os.O_WRONLY), out.fileno())  # Python flushes again
         raise
 
 
-def main() -> None:
-    """Run the command line on this process's arguments."""
+def _run() -> int:
+    """Run the command line on this process's arguments, and say with which code it ends."""
     try:
         try:
             app()
@@ -49,12 +52,27 @@ def main() -> None:
             _write_what_is_left()
     except UsageError as error:
         say(f"error: {' '.join(str(error).split())}", error=True)
-        sys.exit(2)
+        return 2
     except BrokenPipeError:
-        sys.exit(1)  # whoever read has enough, such as `head`, and wants no word of it
+        return 1  # whoever read has enough, such as `head`, and wants no word of it
     except OSError as error:
         say(f"failed: {refused_by_the_system(error)}", error=True)
-        sys.exit(1)
+        return 1
+    except SystemExit as error:
+        return error.code if isinstance(error.code, int) else int(error.code is not None)
+    return 0
+
+
+def main() -> None:
+    """Run the command line on this process's arguments, and end the process."""
+    code = _run()
+    if "ray" in sys.modules:
+        # Everything is written, and Ray was told to end. Where a part of it has died, its C++ would
+        # wait for that part for many seconds while Python takes itself apart.
+        with suppress(OSError):
+            sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 __all__ = ["app", "main"]

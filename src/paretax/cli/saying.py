@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from typing import TextIO
 
 from paretax.errors import printable
 
@@ -15,4 +16,11 @@ def say(text: str, *, error: bool = False, flush: bool = False) -> None:
         error: whether it goes to standard error.
         flush: whether it must be seen at once.
     """
-    print(printable(text), file=sys.stderr if error else sys.stdout, flush=flush)
+    if (out := output(error=error)) is not None:
+        print(printable(text), file=out, flush=flush)
+
+
+def output(*, error: bool = False) -> TextIO | None:
+    """Where it goes; None where code of a task has closed that."""
+    found = (sys.stderr, sys.__stderr__) if error else (sys.stdout, sys.__stdout__)
+    return next((each for each in found if each is not None and not each.closed), None)
