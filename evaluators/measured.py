@@ -25,6 +25,9 @@ from paretax.hardware_profiles import HardwareProfile
 MEASURED = (*MODELLED, "latency_p99")
 """What can be had of a device that is there."""
 
+QUEUE = 10
+"""Calls in a queue, of which only the last is waited for."""
+
 
 def device_of(profile: HardwareProfile) -> jax.Device:
     """The device of this machine that a profile describes.
@@ -98,25 +101,20 @@ class MeasuredEvaluator:
         )
         taken = time_calls(lambda: program.executable(arrays, inputs))
         about = program.described
-        latency, p99 = self._latencies(program, taken, time.perf_counter() - start)
+        found = self._latencies(program, taken, time.perf_counter() - start)
+        if "latency_queued" in self.provides:
+            queued = time_calls(lambda: program.executable(arrays, inputs), queue=QUEUE)
+            found.append(self._queued(program, queued))
         return [
-            latency,
-            p99,
+            *found,
             memory_of(self._target, about),
             *derived(self._target, about, taken.median, Provenance.MEASURED),
         ]
 
     def _latencies(
         self, program: LoadedProgram, taken: Timing, seconds: float
-    ) -> tuple[Measurement, Measurement]:
-        about = {
-            "batch": self._target.batch,
-            "program": program.fingerprint,
-            "device": self._device.device_kind,
-        }
-        repeats: dict[str, Any] = {"repeats": taken.repeats, "threads": 1}
-        if taken.disturbed:
-            repeats["other_load"] = taken.others
+    ) -> list[Measurement]:
+        about, repeats = self._about(program), _repeats(taken)
         modelled = self._target.latency_model.predict(program.described)
         name = self._target.profile.name
         latency = Measurement(
@@ -144,13 +142,46 @@ class MeasuredEvaluator:
             target=name,
             detail={**about, **repeats},
         )
-        return latency, p99
+        return [latency, p99]
+
+    def _queued(self, program: LoadedProgram, taken: Timing) -> Measurement:
+        modelled = self._target.latency_model.predict(program.described)
+        return Measurement(
+            objective="latency_queued",
+            value=_us(taken.median),
+            unit=unit_of("latency_queued"),
+            provenance=Provenance.MEASURED,
+            target=self._target.profile.name,
+            spread=_us(taken.spread),
+            detail={
+                **self._about(program),
+                **_repeats(taken),
+                "queue": QUEUE,
+                "interval": [_us(taken.low), _us(taken.high)],
+                "confidence": CONFIDENCE,
+                "modelled": _us(modelled.queued),
+            },
+        )
+
+    def _about(self, program: LoadedProgram) -> dict[str, Any]:
+        return {
+            "batch": self._target.batch,
+            "program": program.fingerprint,
+            "device": self._device.device_kind,
+        }
 
     def _example(self) -> tuple[np.ndarray, tuple[int, ...]]:
         """The first training examples, and the shape of a batch of them."""
         batch = self._target.batch
         inputs = self._bench.data.train.inputs[:batch]
         return inputs, (batch, *inputs.shape[1:])
+
+
+def _repeats(taken: Timing) -> dict[str, Any]:
+    found: dict[str, Any] = {"repeats": taken.repeats, "threads": 1}
+    if taken.disturbed:
+        found["other_load"] = taken.others
+    return found
 
 
 def _us(seconds: float) -> float:

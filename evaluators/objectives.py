@@ -84,6 +84,7 @@ class _Quantity:
 _COSTS = {
     "latency": _Quantity(unit="us"),
     "latency_p99": _Quantity(unit="us"),
+    "latency_queued": _Quantity(unit="us"),
     "throughput": _Quantity(unit="examples/s", direction="maximize"),
     "memory": _Quantity(unit="bytes"),
     "energy": _Quantity(unit="mJ"),
@@ -95,8 +96,10 @@ _COSTS = {
 COST_NAMES = tuple(_COSTS)
 """What can be asked of a candidate besides the metric; known before training.
 
-`latency` is the median of a call, `latency_p99` its 99th percentile, where it is measured; energy
-is that of one example, price and CO2 those of a million; area is that of an accelerator.
+`latency` is the median of a call that is waited for, `latency_p99` its 99th percentile, where it is
+measured; `latency_queued` is that of one of many calls in a queue, which overlap with the host's
+work; energy is that of one example, price and CO2 those of a million; area is that of an
+accelerator.
 """
 
 

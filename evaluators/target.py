@@ -18,7 +18,7 @@ ALWAYS = ("latency", "memory")
 PLATFORMS = {"cpu": "cpu", "cuda": "gpu", "tpu": "tpu"}
 """Platform of a profile that JAX runs on -> JAX's name of its devices."""
 
-MODELLED = (*ALWAYS, "throughput", "energy", "price", "co2", "area")
+MODELLED = (*ALWAYS, "latency_queued", "throughput", "energy", "price", "co2", "area")
 """What can be said of a device that is not there."""
 
 

@@ -204,6 +204,14 @@ def modelled(
             },
         ),
         memory_of(target, program),
+        Measurement(
+            objective="latency_queued",
+            value=round(latency.queued * 1e6, 3),
+            unit=unit_of("latency_queued"),
+            provenance=Provenance.MODELLED,
+            target=target.profile.name,
+            detail=about,
+        ),
     ]
     return made + derived(target, program, latency.seconds, Provenance.MODELLED)
 

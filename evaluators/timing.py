@@ -17,6 +17,7 @@ import numpy as np
 _WARM_UP = 0.05  # seconds
 _SECONDS = 0.25  # of measuring, at most
 _REPEATS = (15, 2000)  # at least and at most
+_QUEUES = 5  # repeats at least, where each is a queue of calls
 _PRECISION = 0.01  # half-width of the median's interval, as a share of the median
 _CHECK = 32  # repeats between two looks at the interval
 
@@ -55,15 +56,18 @@ class Timing:
         return self.others is not None and self.others > BUSY
 
 
-def time_calls(call: Callable[[], Any], seconds: float = _SECONDS) -> Timing:
+def time_calls(call: Callable[[], Any], seconds: float = _SECONDS, queue: int = 1) -> Timing:
     """Time a call, after a warm-up, until its median is known to 1%.
 
-    At least 15 and at most 2,000 repeats are taken; each waits for its result.
+    At least 15 (of queues: 5) and at most 2,000 repeats are taken; each waits for its result.
 
     Args:
         call: is repeated.
         seconds: after which it ends, known or not.
+        queue: calls in a repeat, of which only the last one is waited for; the times are those of
+            one of them.
     """
+    least = _REPEATS[0] if queue == 1 else _QUEUES
     end = time.perf_counter() + _WARM_UP
     jax.block_until_ready(call())
     while time.perf_counter() < end:
@@ -75,12 +79,14 @@ def time_calls(call: Callable[[], Any], seconds: float = _SECONDS) -> Timing:
     began = time.perf_counter()
     try:
         end = began + seconds
-        while len(taken) < _REPEATS[0] or (
+        while len(taken) < least or (
             len(taken) < _REPEATS[1] and time.perf_counter() < end and not _known(taken)
         ):
             start = time.perf_counter()
+            for _ in range(queue - 1):
+                call()
             jax.block_until_ready(call())
-            taken.append(time.perf_counter() - start)
+            taken.append((time.perf_counter() - start) / queue)
         others = _others(before, time.perf_counter() - began)
     finally:
         if collecting:

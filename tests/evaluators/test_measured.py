@@ -28,10 +28,10 @@ def timed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
     """The shapes of the outputs of each program that is timed; each takes 12.3456 us."""
     shapes: list[tuple[int, ...]] = []
 
-    def stand_in(call: Callable[[], jax.Array]) -> Timing:
+    def stand_in(call: Callable[[], jax.Array], queue: int = 1) -> Timing:
         shapes.append(call().shape)
         return Timing(
-            median=12.3456e-6,
+            median=12.3456e-6 if queue == 1 else 4.5e-6,
             low=12.3e-6,
             high=12.4e-6,
             spread=0.2345e-6,
@@ -172,11 +172,14 @@ def test_what_follows_from_a_measured_latency(
     values = {m.objective: m for m in found}
     assert set(values) == set(MEASURED) - {"area"}
     assert values["latency_p99"].value == 20.0
+    queued = values["latency_queued"]
+    assert (queued.value, queued.detail["queue"], queued.unit) == (4.5, 10, "us")
+    assert queued.detail["modelled"] > 0
     assert values["throughput"].value == pytest.approx(4 / 12.3456e-6, rel=1e-5)
     hourly = target.profile.price
     assert hourly is not None
     assert values["price"].value == pytest.approx(hourly / 3600 * 12.3456e-6 / 4 * 1e6, rel=1e-5)
-    for name in ("latency", "latency_p99", "throughput", "price"):
+    for name in ("latency", "latency_p99", "latency_queued", "throughput", "price"):
         assert values[name].provenance is Provenance.MEASURED
     energy, co2 = values["energy"], values["co2"]
     idle = 1e3 * target.profile.power.idle * 12.3456e-6 / 4

@@ -59,6 +59,16 @@ def test_how_often_a_call_is_repeated(
     assert made.calls == warm_up + repeats
 
 
+@pytest.mark.parametrize(("duration", "repeats"), [(1.0, 5), (2.0**-10, 26), (2.0**-14, 128)])
+def test_a_queue_of_calls_is_timed_as_one_of_them(
+    clock: Callable[..., Clock], duration: float, repeats: int
+) -> None:
+    made = clock(repeat(duration))
+    found = time_calls(made.call, queue=10)
+    assert (found.median, found.spread, found.repeats) == (duration, 0.0, repeats)
+    assert made.calls >= 10 * repeats
+
+
 @pytest.mark.parametrize(("duration", "repeats"), [(2.0**-10, 128), (2.0**-15, 2000)])
 def test_calls_that_differ_are_repeated_for_a_while(
     clock: Callable[..., Clock], duration: float, repeats: int
