@@ -188,6 +188,9 @@ class HardwareProfile(_Sheet):
     efficiency: dict[KernelKind, float] | None = None
     """Kind of kernel -> the share of its roofline that it reaches, 1 where a kind is left out;
     None: that of devices of its kind."""
+    slowdown: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    """By which everything but `call_overhead` takes longer than all the rest of the profile says,
+    found by measuring programs on such a device."""
     units: int = Field(gt=0, strict=True)
     """Cores that share a kernel: streaming multiprocessors, tensor cores of a chip, CPU threads."""
     granularity: Granularity
@@ -368,6 +371,26 @@ def profile_names() -> tuple[str, ...]:
     return tuple(sorted(f.name.removesuffix(".yaml") for f in _FOLDER.glob("*.yaml")))
 
 
+def profile_file(name: str) -> Path:
+    """The file of a shipped profile, or the user's own file by its path.
+
+    Raises:
+        UsageError: there is none.
+    """
+    path = Path(name)
+    own = path.suffix in (".yaml", ".yml")
+    if not own and name not in profile_names():
+        raise UsageError(
+            f"{unknown('target', name, profile_names())} Or the path of your own .yaml."
+        )
+    if own and not path.is_file():
+        raise UsageError(f"there is no profile {name!r}: check the path")
+    if own:
+        return path
+    calibrated = calibrated_path(name)
+    return calibrated if calibrated.is_file() else _FOLDER / f"{name}.yaml"
+
+
 def calibrated_path(name: str) -> Path:
     """Where the calibration of this machine under a profile's name is kept."""
     return user_profiles() / f"{name}-{processor_fingerprint()}.yaml"
@@ -381,17 +404,7 @@ def load_profile(name: str) -> HardwareProfile:
     Raises:
         UsageError: there is none, or it is not well formed.
     """
-    path = Path(name)
-    own = path.suffix in (".yaml", ".yml")
-    if not own and name not in profile_names():
-        raise UsageError(
-            f"{unknown('target', name, profile_names())} Or the path of your own .yaml."
-        )
-    if own and not path.is_file():
-        raise UsageError(f"there is no profile {name!r}: check the path")
-    file = path if own else _FOLDER / f"{name}.yaml"
-    if not own and calibrated_path(name).is_file():
-        file = calibrated_path(name)
+    file = profile_file(name)
     profile = parse_profile(read_yaml_file(file), f"profile {name!r}")
     if profile.calibration is None:
         return profile

@@ -292,14 +292,14 @@ def queue(kernels: list[tuple[Kernel, float]], profile: HardwareProfile) -> Queu
         kernels: each with the seconds of one run, without the launch.
         profile: of the device.
     """
-    found, known = Queue(), habits(profile)
+    found, known, slow = Queue(), habits(profile), profile.slowdown
     for kernel, seconds in kernels:
-        by_library = kernel.library == "cudnn"
+        by_library, times = kernel.library == "cudnn", kernel.count * slow
         found += Queue(
-            serial=0.0 if kernel.overlapped else kernel.count * (seconds + profile.launch_overhead),
-            beside=kernel.count * seconds if kernel.overlapped else 0.0,
-            host=0.0 if by_library else kernel.count * known.host,
-            library=kernel.count * known.library if by_library else 0.0,
+            serial=0.0 if kernel.overlapped else times * (seconds + profile.launch_overhead),
+            beside=times * seconds if kernel.overlapped else 0.0,
+            host=0.0 if by_library else times * known.host,
+            library=times * known.library if by_library else 0.0,
         )
     return found
 

@@ -8,10 +8,12 @@ from typing import Annotated
 
 import typer
 
+from paretax.cli.correcting import correct
 from paretax.cli.failing import failing_on
 from paretax.cli.saying import say
 from paretax.cli.scoring import FormatOption
 from paretax.cli.searching import TableFormat
+from paretax.errors import UsageError
 
 profiles = typer.Typer(help="The devices that candidates can be scored on.", no_args_is_help=True)
 
@@ -67,20 +69,39 @@ def show(
 @profiles.command()
 def calibrate(
     out: Annotated[
-        Path | None, typer.Option("-o", "--out", help="File of the profile; default: the user's.")
+        Path | None,
+        typer.Option(
+            "-o", "--out", help="File of the profile; default: the user's, or TARGET-measured.yaml."
+        ),
     ] = None,
     programs: Annotated[
         int | None, typer.Option(min=20, help="Small programs to measure; 1,500 take 15 minutes.")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the programs.")] = 0,
+    target: Annotated[
+        str | None, typer.Option(help="A device elsewhere, which --measurements were made on.")
+    ] = None,
+    measurements: Annotated[
+        Path | None,
+        typer.Option(help="CSV file: task, batch, latency_us, and parameters of the tasks."),
+    ] = None,
 ) -> None:
     """Measure this machine's CPU: rates, bandwidths, overheads, and what kernels take beyond them.
 
     The profile `cpu` then is the calibrated one on this machine. Nothing else should run meanwhile.
+    With --target and --measurements, correct the profile of a device elsewhere by latencies that
+    you measured on it, ten or so.
     """
+    if (target is None) != (measurements is None):
+        raise UsageError("--target and --measurements belong together: give both, or neither")
+    if target is not None and measurements is not None and programs is not None:
+        raise UsageError("--programs are measured on this machine: leave it out with --target")
     from paretax.evaluators.runtime import apply_worker_environment
 
     apply_worker_environment()
+    if target is not None and measurements is not None:
+        correct(target, measurements, out)
+        return
     from paretax.cli.progress import bar
     from paretax.evaluators.latency_model.calibration import PROGRAMS
     from paretax.evaluators.latency_model.local_profile import calibrated, write_profile

@@ -17,6 +17,7 @@ from paretax.errors import UsageError
 
 if TYPE_CHECKING:
     from paretax.evaluators import Evaluation, Measurement
+    from paretax.tasks import Task
 
 FormatOption = Annotated[
     TableFormat, typer.Option("--format", help="json: an object, or a list of several; stable.")
@@ -117,24 +118,34 @@ def _check_told_once(targets: list[str], chosen: dict[str, Any], named: list[Pre
 def _score(
     task: str, chosen: dict[str, Any], targets: tuple[Any, ...]
 ) -> tuple[dict[str, Any], Evaluation]:
-    from paretax.evaluators import Workbench
     from paretax.evaluators.objectives import COST_NAMES
     from paretax.search.worker import Worker, WorkerSpec
-    from paretax.spaces import SETTINGS, Candidate, check_space, parse_space
-    from paretax.spaces.coverage import check_precision
-    from paretax.spaces.rules import setting_of
+    from paretax.spaces import Candidate
     from paretax.tasks import load_task
 
-    loaded = load_task(task, [Path.cwd()])
-    scalars = {n: v for n, v in loaded.defaults.items() if isinstance(v, bool | int | float | str)}
-    candidate: dict[str, Any] = scalars | chosen
-    if candidate:
-        held = parse_space(candidate)
-        check_space(held, SETTINGS, loaded.defaults, loaded.name)
-    if any(setting_of(name) == "precision" for name in candidate):
-        check_precision([candidate], [Workbench(loaded).prepared(candidate).sites])
+    candidate = candidate_of(load_task(task, [Path.cwd()]), chosen)
     spec = WorkerSpec(task=task, search_path=(str(Path.cwd()),), targets=targets, wanted=COST_NAMES)
     return candidate, Worker(spec).score(Candidate(candidate), seed=0)
+
+
+def candidate_of(task: Task, chosen: dict[str, Any]) -> dict[str, Any]:
+    """The defaults of a task, with some parameters given another value.
+
+    Raises:
+        UsageError: nobody reads a parameter, or it has no such value.
+    """
+    from paretax.evaluators import Workbench
+    from paretax.spaces import SETTINGS, check_space, parse_space
+    from paretax.spaces.coverage import check_precision
+    from paretax.spaces.rules import setting_of
+
+    scalars = {n: v for n, v in task.defaults.items() if isinstance(v, bool | int | float | str)}
+    candidate: dict[str, Any] = scalars | chosen
+    if candidate:
+        check_space(parse_space(candidate), SETTINGS, task.defaults, task.name)
+    if any(setting_of(name) == "precision" for name in candidate):
+        check_precision([candidate], [Workbench(task).prepared(candidate).sites])
+    return candidate
 
 
 _COLUMNS = {
