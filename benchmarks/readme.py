@@ -123,14 +123,16 @@ ROWS = (
     ),
     Row(
         script="silicon",
-        compared="latency modelled for devices that are not here, beside measurements of others "
-        "and of one H200: rank correlation, and that of the best simple rule (operations, bytes, "
-        "kernels, roofline, the compiler's own estimate); overheads and efficiencies of GPUs and "
-        "the rule for TPUs were chosen on these measurements",
+        compared="latency modelled for devices that are not here, beside measurements of others, "
+        "of one H200 and one H100: rank correlation, and that of the best simple rule (operations, "
+        "bytes, kernels, roofline, the compiler's own estimate); overheads and efficiencies of "
+        "GPUs and the rule for TPUs were chosen on these measurements",
         found="H200 {h200.ours:.3f} against {h200.best_rule:.3f} (its 80% interval held "
         "{h200.coverage:.0%}), queued {h200-queued.ours:.3f} against "
-        "{h200-queued.best_rule:.3f}; A100 {a100.ours:.3f} against {a100.best_rule:.3f}; RTX 4090 "
-        "{rtx4090.ours:.3f} against {rtx4090.best_rule:.3f}; RTX 3090 {rtx3090.ours:.3f} against "
+        "{h200-queued.best_rule:.3f}; H100 {h100.ours:.3f} against {h100.best_rule:.3f}, queued "
+        "{h100-queued.ours:.3f} against {h100-queued.best_rule:.3f}; A100 {a100.ours:.3f} against "
+        "{a100.best_rule:.3f}; RTX 4090 {rtx4090.ours:.3f} against "
+        "{rtx4090.best_rule:.3f}; RTX 3090 {rtx3090.ours:.3f} against "
         "{rtx3090.best_rule:.3f}; TPU v2 {tpu-v2.ours:.3f} against {tpu-v2.best_rule:.3f}; TPU v3 "
         "{tpu-v3.ours:.3f} against {tpu-v3.best_rule:.3f}; behind by more than 0.01 on {behind} of "
         "{devices}",

@@ -35,7 +35,8 @@ def main() -> None:
         command = [sys.executable, str(HERE / f"{name}.py"), "--record"]
         if subprocess.run(command if given.full else [*command, "--quick"], check=False).returncode:
             failed.append(name)
-    subprocess.run([sys.executable, str(HERE / "readme.py")], check=True)
+    for page in ("readme.py", "devices_page.py"):
+        subprocess.run([sys.executable, str(HERE / page)], check=True)
     if failed:
         raise SystemExit(f"failed, and their records are as before: {', '.join(failed)}")
 

@@ -90,7 +90,7 @@ def read(folder: Path) -> dict[tuple[str, str], list[Row]]:
                     print(f"{file.name}: architectures.py has no {line['network']!r}, left out")
                     continue
                 _check(line, f"{file}, line {lines.line_num}")
-                device = line["device"].removeprefix("NVIDIA ").lower().replace(" ", "-")
+                device = device_name(line["device"], folder)
                 for column, way in (("call_us", "call"), ("queued_us", "queued")):
                     if line.get(column):
                         row = Row(
@@ -134,20 +134,24 @@ def _is_known(network: str) -> bool:
     return True
 
 
-def profile_of(device: str, folder: Path) -> HardwareProfile:
-    """A device's profile: a file of the folder, or one of paretax's own.
+def device_name(called: str, folder: Path) -> str:
+    """Of a profile, in the folder or of paretax's own; as the device is called, where neither is.
 
-    A maker's name says more than a profile's ("H100 80GB HBM3"): its last words may be left out.
+    A maker's name says more than a profile's ("NVIDIA H100 80GB HBM3"): last words are left out.
     """
-    own, words = folder / f"{device}.yaml", device.split("-")
+    words = called.removeprefix("NVIDIA ").lower().replace(" ", "-").split("-")
     for count in range(len(words), 0, -1):
         name = "-".join(words[:count])
-        if (folder / f"{name}.yaml").exists():
-            return load_profile(str(folder / f"{name}.yaml"))
-        if name in profile_names():
-            return load_profile(name)
+        if (folder / f"{name}.yaml").exists() or name in profile_names():
+            return name
+    return "-".join(words)
+
+
+def profile_of(device: str, folder: Path) -> HardwareProfile:
+    """A device's profile: a file of the folder, or one of paretax's own."""
+    own = folder / f"{device}.yaml"
     try:
-        return load_profile(device)
+        return load_profile(str(own) if own.exists() else device)
     except UsageError as error:
         raise SystemExit(f"silicon.py: {error}; or put {own.name} into {folder}") from None
 
@@ -234,7 +238,8 @@ def main() -> None:
             print(f"{device} {way}: {len(judged)} of {min(most, len(found))}", flush=True)
         name = device if way == "call" else f"{device}-queued"
         told = summary(judged)
-        figures |= {f"{name}.{k}": told[k] for k in ("ours", "best_rule", "coverage")}
+        told["networks"] = len(judged)
+        figures |= {f"{name}.{k}": told[k] for k in _KEPT}
         rows.append({"device": name, "networks": len(judged), **{k: told.get(k) for k in _COLUMNS}})
     if not rows:
         raise SystemExit(f"silicon.py: no device has {LEAST} different times or more")
@@ -244,6 +249,7 @@ def main() -> None:
     finish(given, {**figures, "devices": len(rows), "behind": behind}, began)
 
 
+_KEPT = ("ours", "best_rule", "median_error", "coverage", "networks")
 _COLUMNS = ("ours", *RULES, "kendall", "median_error", "within_10", "coverage")
 
 
