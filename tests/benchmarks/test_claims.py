@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -76,3 +78,11 @@ def test_a_record_can_be_made_again(file: Path, told: dict[str, set[str]]) -> No
     assert "/home" not in text
     assert "/tmp" not in text
     assert told[file.stem] <= set(record["figures"])
+
+
+def test_the_page_of_devices_says_what_the_record_and_the_profiles_say() -> None:
+    page = str(ROOT / "benchmarks" / "devices_page.py")
+    done = subprocess.run(
+        [sys.executable, page, "--check"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
