@@ -197,6 +197,7 @@ def modelled(
                 "confidence": 0.8,
                 "queued": round(latency.queued * 1e6, 3),
                 "limited_by": limits,
+                "kernels": latency.kernels,
                 "busiest": latency.busiest,
                 "compiler": program.compiler,
                 "standing": target.profile.standing,

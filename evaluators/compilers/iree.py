@@ -125,8 +125,18 @@ def _widened(stablehlo: str) -> str:
 
 
 def _words(message: str) -> str:
-    lines = [line for line in message.splitlines() if "error:" in line]
-    return lines[0].strip() if lines else message.strip().splitlines()[0]
+    """What the compiler says, in one line; where it crashed, that it did."""
+    for line in message.splitlines():
+        if "error:" in line:
+            return line.strip()
+    for pattern in (r"^LLVM ERROR: (.+)$", r"^Error code: -(\d+)$"):
+        if crashed := re.search(pattern, message, re.MULTILINE):
+            why = f"signal {crashed[1]}" if crashed[1].isdecimal() else crashed[1]
+            return (
+                f"IREE's compiler crashed ({why}): a `cpu` without scalable vectors (SVE) may do, "
+                "or a smaller model"
+            )
+    return message.strip().splitlines()[0]
 
 
 def _bytes(dims: str, dtype: str) -> int:

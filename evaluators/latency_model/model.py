@@ -44,6 +44,7 @@ class Latency:
         high: 10% are expected above it.
         busiest: name of the kernel that takes longest.
         limits: shares of arithmetic, of moving data, and of launching and calling.
+        kernels: that run in a call.
     """
 
     seconds: float
@@ -52,6 +53,7 @@ class Latency:
     high: float
     busiest: str
     limits: dict[str, float]
+    kernels: int
 
 
 class LatencyModel:
@@ -110,6 +112,7 @@ class LatencyModel:
                 "memory": memory / whole,
                 "launches": starts / whole,
             },
+            kernels=sum(k.count for k in kernels),
         )
 
     def _queued(self, calling: float, line: Queue) -> float:

@@ -218,7 +218,9 @@ def _limited(latency: Measurement) -> str:
     if not limits:
         return ""
     name = max(limits, key=limits.__getitem__)
-    return f"{name} {100 * limits[name]:.0f}%"
+    kernels = latency.detail.get("kernels")
+    some = f" ({kernels} kernels)" if name == "launches" and kernels is not None else ""
+    return f"{name} {100 * limits[name]:.0f}%{some}"
 
 
 def _split(texts: list[str]) -> list[str]:

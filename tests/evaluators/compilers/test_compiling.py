@@ -7,6 +7,7 @@ import math
 import os
 import signal
 import stat
+import subprocess
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -28,6 +29,7 @@ from paretax.evaluators.compilers import (
     service,
     targets,
 )
+from paretax.evaluators.compilers.iree import compile_iree
 from paretax.hardware_profiles import load_profile, profile_names
 
 TARGETS = ("cpu", "tpu-v5e", "a100", "aarch64")
@@ -330,3 +332,30 @@ def test_files_are_for_the_user_alone(tmp_path: Path) -> None:
     assert len(folders) == 2  # of programs, and of what is noted of graphs
     for folder in folders:
         assert stat.S_IMODE(folder.stat().st_mode) & 0o077 == 0
+
+
+@pytest.mark.parametrize(
+    ("code", "said", "told"),
+    [
+        (-6, "LLVM ERROR: out of memory\nAllocation failed\n#0 0x00", "crashed (out of memory): a"),
+        (-9, "", "crashed (signal 9): a `cpu` without"),
+        (1, "x.mlir:1:2: error: no such type\nnote: here\n", "x.mlir:1:2: error: no such type"),
+    ],
+)
+def test_how_irees_compiler_ended(
+    monkeypatch: pytest.MonkeyPatch, code: int, said: str, told: str
+) -> None:
+    """Its tool's error has all of its diagnostics."""
+    from iree import compiler
+
+    def ends(*given: Any, **named: Any) -> bytes:
+        raise compiler.CompilerToolError(
+            subprocess.CompletedProcess(["iree-compile"], code, b"", said.encode())
+        )
+
+    monkeypatch.setattr(compiler, "compile_str", ends)
+    settings = {"triple": "aarch64-none-linux", "cpu": "cortex-x3", "version": "0"}
+    with pytest.raises(CompileError) as caught:
+        compile_iree("", settings, "program")
+    assert told in str(caught.value)
+    assert "\n" not in str(caught.value)
