@@ -51,7 +51,7 @@ class Work:
 
 
 FULL = Work(networks=144, programs=PROGRAMS, passes=3)
-QUICK = Work(networks=126, programs=PROGRAMS * 8 // 15, passes=2)
+QUICK = Work(networks=126, programs=PROGRAMS * 2 // 5, passes=2)
 
 SMOKE = Work(networks=9, programs=20, passes=1)
 
@@ -161,6 +161,7 @@ def report(given: argparse.Namespace, scored: Sequence[Scored], error: float, be
     figures = {
         "spearman": _rank([s.ours for s in scored], measured),
         "median_abs_error": float(np.median([abs(s.ours / s.measured - 1) for s in scored])),
+        "within_10": float(np.mean([abs(s.ours / s.measured - 1) <= 0.1 for s in scored])),
         "median_abs_error_roofline": float(
             np.median([abs(s.roofline / s.measured - 1) for s in scored])
         ),

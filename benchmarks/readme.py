@@ -141,7 +141,8 @@ ROWS = (
         script="latency_model",
         compared="latency predicted for {programs} networks that calibration never saw (MLPs, "
         "CNNs, transformers; f32, bf16, int8; batch 1 to 64), on this CPU",
-        found="rank correlation {spearman:.3f}, median error {median_abs_error:.0%}; roofline "
+        found="rank correlation {spearman:.3f}, median error {median_abs_error:.0%}, "
+        "{within_10:.0%} within 10%; roofline "
         "{spearman_roofline:.3f} and {median_abs_error_roofline:.0%}, operations "
         "{spearman_flops:.3f}, bytes {spearman_bytes:.3f}",
     ),
