@@ -56,7 +56,7 @@ def stored_size(folder: Path) -> int:
     return sum(array.nbytes for array in load_file(folder / WEIGHTS).values())
 
 
-def load_bundle(folder: Path) -> Bundle:
+def load_bundle(folder: Path | str) -> Bundle:
     """A bundle, ready to be called; its files are checked first, and opened in a child process.
 
     Raises:
@@ -64,6 +64,7 @@ def load_bundle(folder: Path) -> Bundle:
         BrokenBundleError: a file is missing or has changed, cannot be read, or the manifest does
             not fit the files.
     """
+    folder = Path(folder)
     manifest = read_manifest(folder)
     check_files(folder, manifest)
     check_opens(folder, manifest.get("versions", {}))

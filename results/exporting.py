@@ -48,7 +48,7 @@ class ExportError(RuntimeError):
 
 
 def export_bundle(
-    run: Run, trial: Trial, target: str, folder: Path, *, force_data: bool = False
+    run: Run, trial: Trial, target: str, folder: Path | str, *, force_data: bool = False
 ) -> dict[str, Any]:
     """Write a trial as a bundle.
 
@@ -71,6 +71,7 @@ def export_bundle(
         ExportError: the program computes or scores otherwise than the run, or its size is another.
         NotReproducedError: the weights had to be trained again and came out otherwise.
     """
+    folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(f"{str(folder)!r} exists and is not empty: name another with -o")
     folder = folder.resolve()  # "." has no name to put a draft beside

@@ -48,12 +48,13 @@ class Run:
     forced: tuple[tuple[int, tuple[str, ...]], ...] = ()
 
     @classmethod
-    def open(cls, folder: Path) -> Run:
+    def open(cls, folder: Path | str) -> Run:
         """Read a run.
 
         Raises:
             UsageError: it is no run, or its journal cannot be read.
         """
+        folder = Path(folder)
         return cls.of(folder, read_events(folder))
 
     @classmethod

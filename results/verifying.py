@@ -48,7 +48,7 @@ class Verification:
 
 
 def verify_bundle(
-    folder: Path, search_path: Iterable[Path] = (), expect: str | None = None
+    folder: Path | str, search_path: Iterable[Path | str] = (), expect: str | None = None
 ) -> Verification:
     """Check the files, run the test split through the exported program, and compare the score.
 
@@ -70,6 +70,7 @@ def verify_bundle(
         BrokenBundleError: the digest, a checksum, the shape of the inputs, the size or the score
             is off; the score by more than `TOLERANCE` where another jaxlib wrote the bundle.
     """
+    folder = Path(folder)
     read_manifest(folder)
     known = digest(folder)
     if expect is not None and known != expect.lower():
@@ -88,7 +89,7 @@ def verify_bundle(
         metric=recorded["objective"],
         digest=known,
     )
-    name, folders = str(bundle.manifest["task"]), list(search_path)
+    name, folders = str(bundle.manifest["task"]), [Path(p) for p in search_path]
     if folders:
         name_task(name, folders=folders, outside=folder)
     try:

@@ -315,12 +315,13 @@ def _with_file(target: TargetConfig) -> TargetConfig:
     return target.model_copy(update={"name": name, "file": target.name})
 
 
-def load_config(path: Path) -> SearchConfig:
+def load_config(path: Path | str) -> SearchConfig:
     """A config from a YAML file.
 
     Raises:
         UsageError: the file is not there, is not YAML, or what `parse_config` refuses.
     """
+    path = Path(path)
     if not path.is_file():
         raise UsageError(f"there is no config {str(path)!r}: check the path")
     return parse_config(read_yaml_file(path), str(path))

@@ -80,7 +80,7 @@ class Plan:
         return None if most is None else max(most, 1 if self.baseline_is_within else 2)
 
 
-def plan(config: SearchConfig, search_path: Sequence[Path] = ()) -> Plan:
+def plan(config: SearchConfig, search_path: Sequence[Path | str] = ()) -> Plan:
     """Check everything that can be checked before anything is written.
 
     Raises:
@@ -109,7 +109,7 @@ def plan(config: SearchConfig, search_path: Sequence[Path] = ()) -> Plan:
             f"got up to {max(sizes)}: lower it"
         )
     _check_missing_values(bench, space)
-    folders = tuple(p.resolve() for p in search_path)
+    folders = tuple(Path(p).resolve() for p in search_path)
     teacher = _teacher(config, space, folders)
     tried = _try_models(bench, space, np.random.default_rng(config.seed))
     baseline = make_baseline(space, task, config.baseline)

@@ -36,7 +36,7 @@ OBJECT = "object:"
 _held: dict[str, Task] = {}  # tasks that this process was given, or was told to import, by name
 
 
-def load_task(task: Any, search_path: Iterable[Path] = ()) -> Task:
+def load_task(task: Any, search_path: Iterable[Path | str] = ()) -> Task:
     """Import a task, or check one.
 
     Args:

@@ -85,8 +85,8 @@ def edit(folder: Path, change: Edit) -> None:
 
 
 def test_a_bundle_is_verified(exported: Path, trial: Trial) -> None:
-    manifest = load_bundle(exported).manifest
-    found = verify_bundle(exported)
+    manifest = load_bundle(str(exported)).manifest
+    found = verify_bundle(str(exported))
     assert found.files == len(FILES)
     assert {p.name for p in exported.iterdir()} == {*FILES, MANIFEST}
     assert (found.metric, found.examples) == ("accuracy", 114)

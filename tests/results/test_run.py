@@ -143,6 +143,10 @@ def test_a_measurement_is_found_by_objective_and_target() -> None:
 # A whole run --------------------------------------------------------------------------------------
 
 
+def test_a_run_opens_by_the_text_of_its_path(run: Run) -> None:
+    assert Run.open(str(run.folder)).trials == Run.open(run.folder).trials == run.trials
+
+
 def test_a_run_is_read_back(run: Run) -> None:
     assert run.task_name == "breast_cancer"
     assert run.targets == ("cpu",)

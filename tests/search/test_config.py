@@ -224,7 +224,7 @@ budget: {trials: 8}
 def load(folder: Path, text: str | bytes) -> SearchConfig:
     path = folder / "config.yaml"
     path.write_bytes(text.encode() if isinstance(text, str) else text)
-    return load_config(path)
+    return load_config(str(path))
 
 
 def test_a_file_is_read(tmp_path: Path) -> None:
