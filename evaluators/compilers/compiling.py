@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -16,6 +17,9 @@ from paretax.evaluators.compilers.store import Store
 from paretax.evaluators.compilers.targets import settings_key, target_settings
 from paretax.evaluators.compilers.xla import REFUSALS, compile_exported
 from paretax.hardware_profiles import HardwareProfile, load_profile
+
+LOG = logging.getLogger("paretax.compilers")
+"""Is told the target, as soon as its compiler has made a program or refused it."""
 
 
 class Compiler:
@@ -55,7 +59,10 @@ class Compiler:
             if kept is not None:
                 return kept
             self.compilations += 1
-            made = replace(_compile(settings, program), products=program.products)
+            try:
+                made = replace(_compile(settings, program), products=program.products)
+            finally:
+                LOG.info("%s", profile.name)
             self.store.put(key, made)
             return made
 
