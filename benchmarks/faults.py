@@ -43,11 +43,11 @@ from reporting import arguments, finish, of_scale, show
 
 SEED = 14
 DISTURBED: dict[str, tuple[Callable[[Judge, int, random.Random], None], tuple[int, int, int]]] = {
-    "drivers": (drivers, (30, 4, 1)),
+    "drivers": (drivers, (30, 3, 1)),
     "workers": (workers, (60, 6, 0)),
     "parts of Ray": (parts_of_ray, (8, 2, 0)),
     "nodes": (nodes, (2, 1, 0)),
-    "hostile": (hostile, (60, 12, 3)),
+    "hostile": (hostile, (60, 9, 3)),
     "signals": (signals, (16, 4, 0)),
     "full disks": (full_disks, (8, 2, 0)),
     "places": (places, (6, 2, 1)),
@@ -55,7 +55,7 @@ DISTURBED: dict[str, tuple[Callable[[Judge, int, random.Random], None], tuple[in
 """How searches are disturbed, and how often: in full, quick, smoke."""
 DAMAGED = {
     "journals": (journals, (600, 600, 40)),
-    "bundles": (bundles, (600, 30, 2)),
+    "bundles": (bundles, (600, 20, 2)),
     "inputs": (inputs, (1500, 1500, 60)),
 }
 

@@ -82,14 +82,25 @@ def _modules(task: str) -> list[str]:
 
 @contextmanager
 def _signals_kept() -> Iterator[None]:
-    """Put back what SIGTERM does: Ray's own way ends the process with a stack of C++."""
+    """Put back what SIGTERM does: Ray's own way ends the process with a stack of C++.
+
+    One that arrives while Ray starts is Ray's to handle, which exits with its number: it is sent
+    again.
+    """
     main = threading.current_thread() is threading.main_thread()
     before = signal.getsignal(signal.SIGTERM)
+    told_to_end = False
     try:
         yield
+    except SystemExit as error:
+        if error.code != signal.SIGTERM:
+            raise
+        told_to_end = True
     finally:
         if main and before is not None:
             signal.signal(signal.SIGTERM, before)
+    if told_to_end:
+        signal.raise_signal(signal.SIGTERM)
 
 
 def _check_temporary_folder() -> None:
