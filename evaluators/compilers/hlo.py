@@ -158,7 +158,7 @@ def _kernel(
         name=instruction.name,
         kind=_kind(work, instruction),
         dtype=dtype,
-        library=_library(instruction),
+        library=_library(instruction, on_cpu=clock is None),
         widens=only_widens(module, computation, instruction),
         products=tuple(p for p, _ in work.products),
         operations=work.operations,
@@ -175,7 +175,20 @@ def _kernel(
     )
 
 
-def _library(instruction: Instruction) -> str:
+_EIGENS = re.compile(r"b([0-9]+)f_\1io->b\1f")
+"""Labels of the axes of a convolution that XLA:CPU leaves to Eigen."""
+
+
+def _library(instruction: Instruction, *, on_cpu: bool) -> str:
+    """Whose code it is: "loops" of a convolution for which XLA:CPU writes plain loops.
+
+    It does so where a window is reversed or axes have another order, which XLA itself makes of a
+    convolution whose images are smaller than its windows, as it swaps the two.
+    """
+    if on_cpu and instruction.opcode == "convolution":
+        reversed_ = "rhs_reversal=" in instruction.attribute("window")
+        if reversed_ or not _EIGENS.fullmatch(instruction.attribute("dim_labels")):
+            return "loops"
     found = re.search(r'"kind":"__(\w+?)(?:_\w+)?"', instruction.rest)
     if found is None:
         found = re.search(r'custom_call_target="__?([a-z]+)', instruction.rest)

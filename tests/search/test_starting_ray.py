@@ -11,14 +11,14 @@ import pytest
 from paretax.search.executors.starting import _signals_kept
 
 
-class Told(Exception):
+class ToldError(Exception):
     """By the handler of this test."""
 
 
 @pytest.fixture
 def handler() -> Iterator[None]:
     def end(number: int, frame: FrameType | None) -> None:
-        raise Told(number)
+        raise ToldError(number)
 
     before = signal.signal(signal.SIGTERM, end)
     yield
@@ -30,18 +30,25 @@ def rays(number: int, frame: FrameType | None) -> None:
     raise SystemExit(number)
 
 
+def start(ends: int | None) -> None:
+    """Ray, as it starts: it takes the signal, and the process is told to end, or ends itself."""
+    with _signals_kept():
+        signal.signal(signal.SIGTERM, rays)
+        if ends is None:
+            signal.raise_signal(signal.SIGTERM)
+        raise SystemExit(ends)
+
+
 def test_a_signal_that_ray_took_is_sent_again(handler: None) -> None:
     mine = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(Told), _signals_kept():
-        signal.signal(signal.SIGTERM, rays)
-        signal.raise_signal(signal.SIGTERM)
+    with pytest.raises(ToldError):
+        start(None)
     assert signal.getsignal(signal.SIGTERM) is mine
 
 
 def test_other_exits_stay(handler: None) -> None:
     mine = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(SystemExit) as caught, _signals_kept():
-        signal.signal(signal.SIGTERM, rays)
-        raise SystemExit(3)
+    with pytest.raises(SystemExit) as caught:
+        start(3)
     assert caught.value.code == 3
     assert signal.getsignal(signal.SIGTERM) is mine

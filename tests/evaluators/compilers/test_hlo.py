@@ -320,3 +320,24 @@ def test_a_transposed_convolution_of_cudnn() -> None:
         )
     )
     assert found.products == (Product(m=2 * 8 * 8, n=32, k=16 * 64, window=16),)
+
+
+@pytest.mark.parametrize(
+    ("labels", "window", "library"),
+    [
+        ("b01f_01io->b01f", "size=5x5 pad=2_2x2_2", "xla"),
+        ("b01f_01io->b01f", "size=5x5 pad=2_2x2_2 rhs_reversal=1x1", "loops"),
+        ("01fb_o01i->f01b", "size=5x5 pad=2_2x2_2", "loops"),
+    ],
+)
+def test_what_xla_writes_as_plain_loops_on_a_cpu(labels: str, window: str, library: str) -> None:
+    lines = (
+        "%x = f32[8,8,8,8]{3,2,1,0} parameter(0)",
+        "%w = f32[8,8,8,8]{3,2,1,0} parameter(1)",
+        f"ROOT %c = f32[8,8,8,8]{{3,2,1,0}} convolution(%x, %w), window={{{window}}},"
+        f" dim_labels={labels}",
+    )
+    (found,) = kernels(entry(*lines))
+    assert found.library == library
+    (on_a_tpu,) = kernels(entry(*lines), clock=1e9)
+    assert on_a_tpu.library == "xla"

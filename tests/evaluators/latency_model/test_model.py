@@ -248,6 +248,16 @@ def test_groups_of_odd_widths_run_one_after_another_on_a_gpu() -> None:
     assert us("tpu-v5e", "bf16", groups=17, m=12544, n=24, k=216) < odd / 4
 
 
+def test_a_convolution_in_plain_loops_is_slow_on_a_cpu() -> None:
+    found = Product(m=16, n=256, k=1152, window=9)
+    plain = replace(product(16, 256, 1152), kind="convolution", products=(found,))
+    loops = replace(plain, library="loops")
+    cpu = load_profile("xeon-8480")
+    fast, slow = LatencyModel(cpu).kernel_seconds([plain, loops], SMALL)
+    assert slow == pytest.approx(found.flops / (0.45 * cpu.clock), rel=0.05)
+    assert slow > 20 * fast
+
+
 def test_a_users_own_gpu_works_as_gpus_do() -> None:
     """What its profile does not say is that of its kind; what it says counts."""
     shipped = load_profile("h100")
