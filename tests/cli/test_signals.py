@@ -52,6 +52,32 @@ def test_signals_while_it_ends_are_ignored(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @ended_once()
+def made_plain() -> None:
+    """Be told to end within a library that makes a KeyboardInterrupt of its own of that."""
+    try:
+        send(signal.SIGTERM)
+    except Ended:
+        raise KeyboardInterrupt from None
+
+
+def test_a_signal_is_known_though_its_exception_was_replaced(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with pytest.raises(KeyboardInterrupt) as caught:
+        made_plain()
+    sent: list[int] = []
+    monkeypatch.setattr("os.kill", lambda _, number: sent.append(number))
+    with pytest.raises(SystemExit):
+        leave(caught.value)
+    assert sent == [signal.SIGTERM]
+    with ended_once():
+        pass
+    with pytest.raises(SystemExit) as ended:
+        leave(KeyboardInterrupt())
+    assert ended.value.code == 130
+
+
+@ended_once()
 def work(number: int, cleaned: list[int]) -> None:
     """Be told to end, and again while cleaning up."""
     try:

@@ -37,6 +37,10 @@ _AGAIN = 0.05  # seconds until a signal is sent again
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
+_received: list[int] = []
+"""Signals that were turned into `Ended`; Ray may have made a plain KeyboardInterrupt of one."""
+
+
 class Ended(KeyboardInterrupt):
     """A signal that ends the process was received.
 
@@ -51,7 +55,7 @@ class Ended(KeyboardInterrupt):
 
 def leave(error: KeyboardInterrupt) -> NoReturn:
     """End the process as its signal would have: 130 of Ctrl-C, else by the signal itself."""
-    number = error.number if isinstance(error, Ended) else signal.SIGINT
+    number = error.number if isinstance(error, Ended) else (_received or [signal.SIGINT])[-1]
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # while Python takes itself apart
     if number != signal.SIGINT:
         signal.signal(number, signal.SIG_DFL)
@@ -78,6 +82,7 @@ def ended_once() -> Iterator[None]:
         if first and time.monotonic() - first[0] < _IMPATIENT:
             return
         first.append(time.monotonic())
+        _received.append(number)
         raise Ended(number)
 
     def dropped(given: sys.UnraisableHookArgs) -> None:
@@ -88,6 +93,7 @@ def ended_once() -> Iterator[None]:
         timers.append(threading.Timer(_AGAIN, os.kill, (os.getpid(), given.exc_value.number)))
         timers[-1].start()
 
+    _received.clear()
     taken = [number for number in _ENDING if before[number] is not signal.SIG_IGN]
     for number in taken:
         signal.signal(number, end)
