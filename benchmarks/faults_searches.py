@@ -22,7 +22,7 @@ import yaml
 from paretax.errors import UsageError
 from paretax.results import Run
 
-CLI = [sys.executable, "-c", "from paretax.cli import main; main()"]
+CLI = [sys.executable, "-c", "from paretax.cli import program; program()"]
 END = 10.0  # seconds that a search has to end in, once it was told to, or cannot go on
 HELPERS = 5.0  # seconds after which nothing may be left of a search that has ended
 WHOLE = 300.0  # seconds for a search; an undisturbed one takes about 15

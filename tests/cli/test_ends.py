@@ -28,7 +28,7 @@ CONFIG: dict[str, Any] = {
     "final_seeds": 0,
     "executor": "inline",
 }
-CODE = "from paretax.cli import main; main()"
+CODE = "from paretax.cli import program; program()"
 
 
 def command(*arguments: object) -> list[str]:

@@ -160,7 +160,7 @@ def test_a_search_ends_cleanly_and_as_it_was_told(
 ) -> None:
     config, run = tmp_path / "config.yaml", tmp_path / "run"
     config.write_text(f"{CONFIG}executor: {executor}\n", "utf-8")
-    command: list[Any] = [sys.executable, "-c", "from paretax.cli import main; main()"]
+    command: list[Any] = [sys.executable, "-c", "from paretax.cli import program; program()"]
     command += ["search", config, "--out", run]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     journal = run / "journal.jsonl"

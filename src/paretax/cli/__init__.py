@@ -64,7 +64,12 @@ def _run() -> int:
 
 
 def main() -> None:
-    """Run the command line on this process's arguments, and end the process."""
+    """Run the command line on this process's arguments, and raise SystemExit with its code."""
+    sys.exit(_run())
+
+
+def program() -> None:
+    """The command `paretax`, whose process is its own: as `main`, and the process ends at once."""
     code = _run()
     if "ray" in sys.modules:
         # Everything is written, and Ray was told to end. Where a part of it has died, its C++ would
@@ -75,4 +80,4 @@ def main() -> None:
     sys.exit(code)
 
 
-__all__ = ["app", "main"]
+__all__ = ["app", "main", "program"]
