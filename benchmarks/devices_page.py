@@ -1,6 +1,8 @@
 """Writes docs/devices.md: what the model of each device was held against, and how far off it was.
 
-python benchmarks/devices_page.py
+Run it after `benchmarks/silicon.py` was recorded, or a profile was changed:
+
+    python benchmarks/devices_page.py
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from paretax.cli.progress import Telling
+from paretax.cli.progress import telling
 from paretax.evaluators.compilers import Compiler, PortableProgram, Store
 from paretax.hardware_profiles import load_profile
 
@@ -23,7 +23,7 @@ def test_each_program_that_is_compiled_is_told(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     compiler, cpu = Compiler(Store(tmp_path)), load_profile("xeon-8480")
-    with Telling(every=0):
+    with telling(every=0):
         for size in (7, 9, 7):  # the last one is known
             compiler.compile(cpu, program(size))
     said = capsys.readouterr()
@@ -38,6 +38,6 @@ def test_each_program_that_is_compiled_is_told(
 
 
 def test_what_is_soon_done_is_not_told(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    with Telling(every=1000):
+    with telling(every=1000):
         Compiler(Store(tmp_path)).compile(load_profile("xeon-8480"), program(13))
     assert capsys.readouterr().err == ""

@@ -113,41 +113,35 @@ class Bar:
         self._bar.stop()
 
 
-class Telling(logging.Handler):
-    """While entered, says now and then on standard error how many programs were compiled.
+@contextmanager
+def telling(every: float = _EVERY / 2) -> Iterator[None]:
+    """Say now and then on standard error how many programs were compiled.
 
     Args:
         every: seconds between two lines; what takes less says nothing.
     """
+    handler, log = _Telling(every), logging.getLogger("paretax.compilers")
+    level = log.level
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(level)
 
-    def __init__(self, every: float = _EVERY / 2) -> None:
+
+class _Telling(logging.Handler):
+    """What `telling` does with the word that a program was compiled."""
+
+    def __init__(self, every: float) -> None:
         super().__init__(logging.INFO)
         self._every, self._done, self._said = every, 0, time.monotonic()
 
     def emit(self, record: logging.LogRecord) -> None:
-        """A target was compiled for."""
+        """A program was compiled for a target."""
         self._done += 1
         if time.monotonic() - self._said >= self._every:
             self._said = time.monotonic()
-            say(
-                f"programs compiled: {self._done}, the last for {record.getMessage()}",
-                error=True,
-                flush=True,
-            )
-
-    def __enter__(self) -> Telling:
-        log = logging.getLogger("paretax.compilers")
-        self._level = log.level
-        log.addHandler(self)
-        log.setLevel(logging.INFO)
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        log = logging.getLogger("paretax.compilers")
-        log.removeHandler(self)
-        log.setLevel(self._level)
+            target = record.getMessage()
+            say(f"programs compiled: {self._done}, the last for {target}", error=True, flush=True)

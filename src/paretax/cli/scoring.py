@@ -64,7 +64,7 @@ def score(
     from paretax.evaluators.runtime import apply_worker_environment
 
     apply_worker_environment()
-    from paretax.cli.progress import Telling
+    from paretax.cli.progress import telling
     from paretax.evaluators import Target
 
     targets = tuple(Target.of(name, batch=batch) for name in _split(target))
@@ -72,7 +72,7 @@ def score(
     named = [_precision(text) for text in _split(precision or [])]
     _check_told_once([t.profile.name for t in targets], chosen, named)
     forms: list[Precision | None] = [*named] or [None]
-    with Telling():
+    with telling():
         rows = [
             (name, form_, _score(name, chosen | (_SETTINGS[form_] if form_ else {}), targets))
             for name in tasks
