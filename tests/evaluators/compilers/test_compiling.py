@@ -359,3 +359,19 @@ def test_how_irees_compiler_ended(
         compile_iree("", settings, "program")
     assert told in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_what_other_code_has_read_is_compiled_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A program that was kept holds the counts of the code that read it."""
+    program = PortableProgram(jnp.dot, (shape(3, 4), shape(4, 5)))
+
+    def compilations() -> int:
+        compiler = Compiler(Store(tmp_path))
+        compiler.compile(load_profile("xeon-8480"), program)
+        return compiler.compilations
+
+    assert [compilations(), compilations()] == [1, 0]
+    monkeypatch.setattr(targets, "counting", lambda: "that of another version")
+    assert [compilations(), compilations()] == [1, 0]
